@@ -1,0 +1,30 @@
+"""Range checks for settings. Each raises ValueError('<field>: <what was given>; <what is allowed>')."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmtune.core.errors import did_you_mean
+
+
+def one_of(field: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed or isinstance(value, bool) != any(value is choice for choice in allowed if isinstance(choice, bool)):
+        choices = ", ".join(str(choice) for choice in allowed)
+        hint = did_you_mean(str(value), [str(choice) for choice in allowed])
+        raise ValueError(f"{field}: {value!r} is not known; allowed: {choices}" + (f"; {hint}" if hint else ""))
+
+
+def positive(field: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{field}: {value!r} is too small; must be above 0")
+
+
+def at_least(field: str, value: float | None, low: float) -> None:
+    if value is not None and not value >= low:
+        raise ValueError(f"{field}: {value!r} is too small; must be {low} or more")
+
+
+def between(field: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{field}: {value!r} is out of range; must be from {low} to {high}")

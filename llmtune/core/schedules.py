@@ -1,0 +1,56 @@
+"""Schedules: pure functions of the optimizer step, for learning rates and for weights of objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Shape = Callable[[float, "Schedule"], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A factor in [0, 1] for each optimizer step.
+
+    It rises linearly during `warmup_steps`, then follows `shape` down to `floor` at `num_steps`.
+    Step `s` (counted from 0) is the s-th update; the first update already moves (factor 1/warmup_steps, not 0).
+    """
+
+    shape: str
+    num_steps: int
+    warmup_steps: int = 0
+    floor: float = 0.0
+    """lowest factor, as a share of the peak"""
+    power: float = 1.0
+    """exponent of `polynomial`"""
+    decay_share: float = 0.2
+    """share of all steps in which `wsd` falls (warm-up, stable, decay; arXiv 2404.06395)"""
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
+        return self.floor + (1 - self.floor) * SHAPES[self.shape](min(1.0, progress), self)
+
+
+def _wsd(progress: float, schedule: Schedule) -> float:
+    stable = 1 - schedule.decay_share
+    return 1.0 if progress <= stable else (1 - progress) / max(schedule.decay_share, 1e-9)
+
+
+def _inverse_sqrt(progress: float, schedule: Schedule) -> float:
+    # Vaswani et al. 2017, equation 3, written for steps after the warm-up
+    steps_after = progress * max(1, schedule.num_steps - schedule.warmup_steps)
+    scale = max(1, schedule.warmup_steps)
+    return math.sqrt(scale / (scale + steps_after))
+
+
+SHAPES: dict[str, Shape] = {
+    "constant": lambda progress, schedule: 1.0,
+    "linear": lambda progress, schedule: 1 - progress,
+    "cosine": lambda progress, schedule: (1 + math.cos(math.pi * progress)) / 2,
+    "polynomial": lambda progress, schedule: (1 - progress) ** schedule.power,
+    "inverse_sqrt": _inverse_sqrt,
+    "wsd": _wsd,
+}

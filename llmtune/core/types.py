@@ -1,0 +1,74 @@
+"""What all floors agree on: losses as sums and counts, the state of training, batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Loss(NamedTuple):
+    """A loss as a sum over items and their number, never a mean: only the loop divides, once, by the global count.
+
+    A NamedTuple because accelerate's conversion of outputs to fp32 passes over dataclasses.
+    """
+
+    total: torch.Tensor
+    """scalar, differentiable"""
+    count: torch.Tensor
+    """scalar, what `total` is a sum over (rows, tokens, or their weights)"""
+    logs: dict[str, torch.Tensor] = {}  # noqa: RUF012 - never written to
+    """further sums over the same items, shown beside the loss"""
+
+
+@dataclass
+class TrainState:
+    """Where training stands: plain numbers that a checkpoint keeps as JSON."""
+
+    step: int = 0
+    """optimizer steps made"""
+    rows_seen: int = 0
+    tokens_seen: int = 0
+    """real tokens, padding apart"""
+    best_score: float | None = None
+    best_step: int | None = None
+    evals_without_gain: int = 0
+    last_score: float | None = None
+    evaluated_step: int | None = None
+    """step of the newest evaluation, so that the last step is evaluated once and not twice"""
+    window: dict[str, float] = field(default_factory=dict)
+    """sums since the last line of metrics.jsonl"""
+    seconds: float = 0.0
+    """spent in training so far, over all starts of the run"""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class Batch:
+    """Rows that go through the model together.
+
+    `views` holds one or several sets of model inputs (`clean`, later `masked`, ...); each is a dict of
+    tensors shaped (rows, tokens). `targets` is what the task made of the labels.
+    """
+
+    row_ids: list[int]
+    views: dict[str, dict[str, torch.Tensor]]
+    targets: dict[str, torch.Tensor]
+    weight: float = 1.0
+    """0 for the stand-in that keeps an idle rank in step with the others"""
+    real_tokens: int = 0
+    padded_tokens: int = 0
+    """tokens with padding, of the clean view"""
+
+    def to(self, device: torch.device) -> Batch:
+        def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+        return dataclasses.replace(
+            self, views={name: move(view) for name, view in self.views.items()}, targets=move(self.targets)
+        )
