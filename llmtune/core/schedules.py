@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 Shape = Callable[[float, "Schedule"], float]
 
@@ -54,3 +55,16 @@ SHAPES: dict[str, Shape] = {
     "inverse_sqrt": _inverse_sqrt,
     "wsd": _wsd,
 }
+
+
+def lr_schedule(settings: Any, num_steps: int) -> Schedule:
+    """The schedule that an optimizer's settings ask for; `warmup` below 1 is a share of `num_steps`."""
+    warmup = settings.warmup
+    return Schedule(
+        shape=settings.schedule,
+        num_steps=num_steps,
+        warmup_steps=int(warmup) if warmup >= 1 else round(warmup * num_steps),
+        floor=settings.min_lr_share,
+        power=settings.power,
+        decay_share=settings.decay_share,
+    )

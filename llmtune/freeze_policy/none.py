@@ -1,0 +1,20 @@
+"""No freezing: everything trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llmtune.core.parts import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoFreezing:
+    name: str
+    changes: ClassVar[bool] = False
+
+    def build(self, parts: Parts) -> NoFreezing:
+        return self
+
+    def trainable(self, layers: Any, step: int) -> frozenset[str]:
+        return frozenset(layers.places)

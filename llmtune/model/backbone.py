@@ -1,0 +1,167 @@
+"""Models and tokenizers: loaded from a folder or a hub, or made on the spot from a transformers config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmtune.config.settings import ModelSettings
+from llmtune.core.errors import Fault, ModelError
+from llmtune.core.seeds import fold
+from llmtune.model.tokenizers import train_tokenizer
+
+LONGEST = 512
+"""tokens of a row where `data.max_tokens` is auto and the model could take more"""
+UNLIMITED = 10**6
+"""transformers writes 1e30 for 'no limit'"""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: PreTrainedModel
+    new_parameters: tuple[str, ...] = field(default=())
+    """parameters that the source did not hold: they start at random"""
+
+
+def load_tokenizer(settings: ModelSettings, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer in `settings.path`, or one trained on `texts`; with a pad token in any case.
+
+    Raises:
+        ModelError: none is there, or it is of the slow kind.
+    """
+    if settings.tokenizer is not None:
+        tokenizer = train_tokenizer(settings.tokenizer, texts, model_config(settings))
+    else:
+        where = _path(settings)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=settings.revision)
+        except Exception as error:
+            raise ModelError(_not_there("tokenizer", where, error)) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            Fault("model.path", f"{settings.path} has a slow tokenizer", "a fast one (tokenizer.json) is needed")
+        )
+    settle_pad_token(tokenizer)
+    return tokenizer
+
+
+def settle_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a decoder's tokenizer a pad token: one it reserves for that, else the end-of-text token.
+
+    Nothing is added to the vocabulary, so embeddings keep their size. Masks follow positions, never token ids,
+    so a pad token that is also the end token hides no end token.
+    """
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        vocabulary = tokenizer.get_vocab()
+        reserved = [token for token in ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
+                    if token in vocabulary]
+        token = reserved[0] if reserved else tokenizer.eos_token or tokenizer.unk_token
+        if token is None:
+            raise ModelError(Fault("model.path", "the tokenizer has no pad, end or unknown token", "one is needed"))
+        tokenizer.pad_token = token
+
+
+def model_config(settings: ModelSettings) -> PreTrainedConfig:
+    """The transformers config of the model, without its weights.
+
+    Raises:
+        ModelError: the folder, hub id or architecture can't be read.
+    """
+    if settings.path is None:
+        if settings.architecture is None:
+            raise ModelError(
+                Fault("model.path", "not given", "a local folder or a hub id", f"model={settings.name} model.path=DIR")
+            )
+        values = dict(settings.architecture)
+        try:
+            return AutoConfig.for_model(values.pop("model_type"), **values)
+        except Exception as error:
+            raise ModelError(Fault("model.architecture", _first_line(error), "a transformers config")) from error
+    try:
+        return AutoConfig.from_pretrained(_path(settings), revision=settings.revision)
+    except Exception as error:
+        raise ModelError(_not_there("config", settings.path, error)) from error
+
+
+def longest_row(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that a row of this model may have at most."""
+    limits = [tokenizer.model_max_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and positions > 0:
+        # RoBERTa kinds count positions from pad_token_id + 1
+        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+        limits.append(positions - offset)
+    return min([limit for limit in limits if limit < UNLIMITED], default=LONGEST)
+
+
+def load_model(
+    settings: ModelSettings,
+    model_class: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    gradient_checkpointing: bool = False,
+    **config_values: Any,
+) -> LoadedModel:
+    """The task model in fp32 on the CPU: weights from `settings.path` or at random, new parts drawn from `seed`.
+
+    Args:
+        model_class: one of transformers' Auto classes.
+        config_values: set in the model's config (`num_labels`, `id2label`, `problem_type`, ...).
+    """
+    config = model_config(settings)
+    for key, value in config_values.items():
+        setattr(config, key, value)
+    config.pad_token_id = tokenizer.pad_token_id
+    if settings.path is None:
+        config.vocab_size = max(len(tokenizer), getattr(config, "vocab_size", 0) if not settings.tokenizer else 0)
+    _set_dropout(config, settings.dropout)
+    attention = None if settings.attention == "auto" else settings.attention
+    torch.manual_seed(fold(seed, "init"))
+    new: tuple[str, ...] = ()
+    try:
+        if settings.path is None:
+            model = model_class.from_config(config, attn_implementation=attention)
+        else:
+            model, info = model_class.from_pretrained(
+                _path(settings), config=config, revision=settings.revision, dtype=torch.float32,
+                attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True,
+            )  # fmt: skip
+            new = tuple(sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}))
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_not_there("weights", settings.path or settings.name, error)) from error
+    model = model.float()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return LoadedModel(model, new)
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+    if dropout is None:
+        return
+    for key in list(config.to_dict()):
+        if "dropout" in key and isinstance(getattr(config, key), (int, float)) and "classifier" not in key:
+            setattr(config, key, dropout)
+
+
+def _path(settings: ModelSettings) -> str:
+    return os.path.expanduser(settings.path) if settings.path else settings.name
+
+
+def _not_there(what: str, where: str, error: Exception) -> Fault:
+    local = os.path.isdir(os.path.expanduser(where))
+    looks_local = where.startswith((".", "/", "~"))
+    if looks_local and not local:
+        return Fault("model.path", f"no folder {where}", "a folder with config.json and model.safetensors, or a hub id")
+    hint = "" if local else "is the hub reachable? offline: model.path=DIR with a copy of it"
+    return Fault("model.path", f"no {what} could be loaded from {where}: {_first_line(error)}", hint)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

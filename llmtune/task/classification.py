@@ -1,0 +1,216 @@
+"""Classification and regression of texts and pairs of texts: one label, several labels, or a number.
+
+Legend: N or B rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmtune.core.errors import ConfigError, Fault, did_you_mean
+from llmtune.core.ranges import between, one_of
+from llmtune.core.types import Loss
+from llmtune.data.labels import LabelTable, read_targets
+from llmtune.data.rows import RawSplits, Role
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+ROLES = (
+    Role("text", True, ("text", "sentence", "review", "content", "sentence1", "premise", "question1", "tweet")),
+    Role("text_pair", False, ("text_pair", "sentence2", "hypothesis", "question2")),
+    Role("label", True, ("label", "labels", "class", "category", "sentiment", "score", "target", "intent", "topic")),
+)
+PROBLEM_TYPES = ("single_label", "multi_label", "regression")
+HUGGING_FACE_NAMES = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    name: str
+    kind: str
+    problem_type: str
+    metric: str
+    threshold: float
+
+    def __post_init__(self) -> None:
+        one_of("problem_type", self.problem_type, ("auto", *PROBLEM_TYPES))
+        between("threshold", self.threshold, 0.01, 0.99)
+
+    def build(self) -> ClassificationTask:
+        return ClassificationTask(self)
+
+
+class ClassificationTask:
+    """Knows labels, losses and scores; the model is any that transformers can put a sequence head on."""
+
+    roles = ROLES
+    stratify = "label"
+
+    def __init__(self, settings: Classification):
+        self.settings = settings
+        self.problem_type = settings.problem_type
+        self.labels: LabelTable | None = None
+        self.label_smoothing = 0.0
+        self._class_weights_C: torch.Tensor | None = None
+
+    # ---- data ----
+
+    def read_labels(self, raw: RawSplits, label_names: Any, delimiter: str | None) -> dict[str, list[Any]]:
+        """Targets by split: class ids, lists of class ids, or numbers. Settles problem type, labels, metric."""
+        self.problem_type, self.labels, targets = read_targets(raw, self.problem_type, label_names, delimiter)
+        self._check_metric()
+        return targets
+
+    def _check_metric(self) -> None:
+        from llmtune.scoring.classification import DEFAULT_METRIC, METRICS
+
+        directions = METRICS[self.problem_type]
+        metric = self.settings.metric
+        self.metric = DEFAULT_METRIC[self.problem_type] if metric == "auto" else metric
+        if self.metric not in directions:
+            raise ConfigError(
+                Fault("task.metric", f"'{metric}' is no metric of {self.problem_type}",
+                      f"allowed: {', '.join(directions)}", did_you_mean(metric, directions))
+            )  # fmt: skip
+        self.mode = directions[self.metric]
+
+    def encoder(self, tokenizer: Any) -> Callable[[Mapping[str, list[Any]], int | None], dict[str, list[Any]]]:
+        """`encode(columns, max_tokens)`: token ids of a batch of rows; training and `predict` use this one."""
+
+        def encode(columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
+            pairs = columns.get("text_pair")
+            encoded = tokenizer(
+                list(columns["text"]), None if pairs is None else list(pairs), padding=False,
+                truncation="longest_first" if max_tokens else False, max_length=max_tokens, verbose=False,
+                return_attention_mask=False,
+            )  # fmt: skip
+            return {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
+
+        return encode
+
+    def collate_targets(self, targets: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """A batch of targets as a tensor: ids_B, ones_BC or numbers_B."""
+        import torch
+
+        if self.problem_type == "single_label":
+            return {"label": torch.tensor(targets, dtype=torch.long)}
+        if self.problem_type == "regression":
+            return {"label": torch.tensor(targets, dtype=torch.float32)}
+        ones_BC = torch.zeros(len(targets), self.num_outputs)
+        for row, ids in enumerate(targets):
+            ones_BC[row, ids] = 1.0
+        return {"label": ones_BC}
+
+    # ---- model and loss ----
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.labels.names) if self.labels else 1
+
+    def model_class(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def config_values(self) -> dict[str, Any]:
+        """What the model's config must say, so that others read labels by name."""
+        values: dict[str, Any] = {"problem_type": HUGGING_FACE_NAMES[self.problem_type], "num_labels": self.num_outputs}
+        if self.labels:
+            values["id2label"] = dict(enumerate(self.labels.names))
+            values["label2id"] = {name: i for i, name in enumerate(self.labels.names)}
+        return values
+
+    def set_loss(self, *, label_smoothing: float, class_weights: Any, targets: Sequence[Any]) -> None:
+        """Settle smoothing and class weights (`balanced`: rows / (classes x rows of the class)).
+
+        Raises:
+            ConfigError: weights of unknown classes, or for a task without single labels.
+        """
+        import torch
+
+        if self.problem_type != "single_label" and (label_smoothing or class_weights != "none"):
+            raise ConfigError(
+                Fault("train.label_smoothing / train.class_weights", f"set for {self.problem_type}",
+                      "these two are for rows with one label")
+            )  # fmt: skip
+        self.label_smoothing = label_smoothing
+        if class_weights == "none" or self.labels is None:
+            return
+        if class_weights == "balanced":
+            counts_C = torch.bincount(torch.tensor(targets), minlength=self.num_outputs).clamp(min=1)
+            self._class_weights_C = len(targets) / (self.num_outputs * counts_C)
+            return
+        unknown = [name for name in class_weights if name not in self.labels.names]
+        if unknown:
+            raise ConfigError(*(
+                Fault("train.class_weights", f"no class {name!r}", f"classes: {', '.join(self.labels.names)}")
+                for name in unknown
+            ))  # fmt: skip
+        self._class_weights_C = torch.tensor([float(class_weights.get(name, 1.0)) for name in self.labels.names])
+
+    def count(self, targets: Mapping[str, torch.Tensor]) -> float:
+        """Items of a batch's loss: rows, their class weights, or rows x labels."""
+        label = targets["label"]
+        if self._class_weights_C is not None:
+            return float(self._class_weights_C[label.cpu()].sum())
+        return float(label.numel())
+
+    def loss(self, logits_BC: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:
+        """Sum of the cross-entropy, the binary cross-entropy or the squared error over a batch."""
+        import torch
+        from torch.nn import functional as F
+
+        label = targets["label"]
+        logits_BC = logits_BC.float()
+        if self.problem_type == "single_label":
+            weights_C = self._class_weights_C.to(logits_BC.device) if self._class_weights_C is not None else None
+            total = F.cross_entropy(
+                logits_BC, label, weight=weights_C, reduction="sum", label_smoothing=self.label_smoothing
+            )
+        elif self.problem_type == "multi_label":
+            total = F.binary_cross_entropy_with_logits(logits_BC, label, reduction="sum")
+        else:
+            total = F.mse_loss(logits_BC.squeeze(-1), label, reduction="sum")
+        return Loss(total, torch.tensor(self.count(targets), device=total.device))
+
+    # ---- results ----
+
+    def score(self, logits_NC: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        from llmtune.scoring.classification import score
+
+        return score(self.problem_type, logits_NC, targets, self.settings.threshold)
+
+    def decode(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
+        """For each row `label` (name, list of names, or number) and `probabilities` by name."""
+        from llmtune.scoring.classification import probabilities
+
+        if self.labels is None:
+            return [{"label": float(value)} for value in logits_NC.reshape(-1)]
+        chances_NC = probabilities(self.problem_type, logits_NC)
+        names = self.labels.names
+        decoded = []
+        for chances_C in chances_NC:
+            if self.problem_type == "single_label":
+                label: Any = names[int(chances_C.argmax())]
+            else:
+                label = [name for name, p in zip(names, chances_C) if p >= self.settings.threshold]
+            decoded.append({"label": label, "probabilities": {n: float(p) for n, p in zip(names, chances_C)}})
+        return decoded
+
+    def to_json(self) -> dict[str, Any]:
+        """What `predict` and `evaluate` need besides the settings."""
+        return {"problem_type": self.problem_type, "labels": list(self.labels.names) if self.labels else None}
+
+    def restore(self, plain: Mapping[str, Any]) -> None:
+        """Undo `to_json`."""
+        self.problem_type = plain["problem_type"]
+        self.labels = LabelTable(tuple(plain["labels"])) if plain["labels"] else None
+        self._check_metric()
