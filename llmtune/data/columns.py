@@ -1,0 +1,253 @@
+"""Which column holds the text, which the label: what the user named, or what the file leaves no doubt about."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.core.errors import DataError, Fault, nearest
+from llmtune.data.tables import Table
+
+TRUE, FALSE = {"1", "1.0", "true", "True", "TRUE", "yes"}, {"0", "0.0", "false", "False", "FALSE", "no", ""}
+MISSING = object()
+Get = Callable[[Any], Any]
+"""the value of one column in a row; raises BadValue"""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column that a task asks for."""
+
+    name: str
+    """"text", "text_pair", "label": also the key under data.columns"""
+    required: bool
+    guesses: tuple[str, ...] = ()
+    """header names that are taken when the user named none"""
+
+
+TEXT = Role(
+    "text",
+    True,
+    ("text", "sentence", "review", "content", "document", "comment", "tweet", "utterance", "query", "body")
+    + ("sentence1", "text1", "text_a", "question1", "premise", "文本", "内容", "评论"),
+)
+TEXT_PAIR = Role(
+    "text_pair", False, ("text_pair", "sentence2", "text2", "text_b", "question2", "hypothesis", "pair")
+)
+LABEL = Role(
+    "label",
+    True,
+    ("label", "labels", "class", "category", "categories", "sentiment", "score", "rating", "stars", "polarity")
+    + ("intent", "topic", "emotion", "emotions", "similarity", "target", "标签", "类别"),
+)
+
+
+class BadValue(Exception):
+    """A value that makes its row unusable; the message is the reason in the report."""
+
+
+def as_text(value: Any) -> str:
+    """A text as it stands; numbers keep their spelling. BadValue for nothing, lists, objects, undecodable bytes."""
+    if value is None:
+        raise BadValue("no text")
+    if isinstance(value, (list, dict, bool)):
+        raise BadValue(f"the text is a {type(value).__name__}")
+    text = value if type(value) is str else str(value)
+    if not text or text.isspace():
+        raise BadValue("empty text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadValue("the text can't be decoded") from None
+    if "\0" in text:
+        raise BadValue("the text holds a NUL character")
+    return text
+
+
+def _label_word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise BadValue("no label")
+    if isinstance(value, (list, dict)):
+        raise BadValue(f"the label is a {type(value).__name__}")
+    word = str(value).strip()
+    if not word:
+        raise BadValue("no label")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise BadValue("the label can't be decoded") from None
+    return word
+
+
+def as_label(value: Any) -> str:
+    """A label as JSON: a text as the user wrote it (`1`, `1.0`, `no` and `true` stay what they are), or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return json.dumps([_label_word(one) for one in value], ensure_ascii=False)
+    return json.dumps(_label_word(value), ensure_ascii=False)
+
+
+def _at(row: Any, key: str | int) -> Any:
+    """The value at a position, a name, or a dotted path into nested objects and lists; MISSING if there is none."""
+    if isinstance(row, list):
+        return row[key] if isinstance(key, int) and key < len(row) else MISSING
+    if key in row:
+        return row[key]
+    value: Any = row
+    for step in str(key).split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return MISSING
+    return value
+
+
+def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
+    if isinstance(key, list):
+        getters = {str(one): _getter(table, role, one) for one in key}
+        return lambda row: [name for name, get in getters.items() if _switched(name, get(row))]
+    inside = table.inside(key)
+
+    def get(row: Any) -> Any:
+        value = _at(row, inside)
+        if value is MISSING:
+            raise BadValue(f"no {key!r}")
+        return value
+
+    return get
+
+
+def _switched(name: str, value: Any) -> bool:
+    word = str(value).strip()
+    if word not in TRUE | FALSE:
+        raise BadValue(f"column {name!r} is not 0 or 1")
+    return word in TRUE
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a role is found in a file."""
+
+    key: str | int | list[str | int]
+    """as a user would type it"""
+    get: Get
+
+
+def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[str, Column]:
+    """The columns of each role in `table`. `named` holds what the user set under data.columns (None: to be found).
+
+    DataError with all faults; each shows the columns as they are, an example row, and what to type.
+    """
+    if table.fixed:  # a folder per class: there is nothing to choose
+        named = {}
+    faults = []
+    keys: dict[str, Any] = {}
+    for role in roles:
+        given = named.get(role.name)
+        if given is not None:
+            wrong = [fault for key in (given if isinstance(given, list) else [given]) if (fault := _fault(table, role, key))]
+            faults += wrong
+            if not wrong:
+                keys[role.name] = given
+    if not faults:
+        keys = _guess(table, roles, keys)
+        missing = [role.name for role in roles if role.required and role.name not in keys]
+        if missing:
+            faults.append(_which(table, roles, missing))
+    if faults:
+        raise DataError(*faults)
+    return {name: Column(key, _getter(table, next(role for role in roles if role.name == name), key)) for name, key in keys.items()}
+
+
+def _guess(table: Table, roles: Sequence[Role], keys: dict[str, Any]) -> dict[str, Any]:
+    """`keys`, and for the roles without one the only column whose name says it, or the clear case of two columns."""
+    keys = dict(keys)
+    taken = {str(key) for key in keys.values()}
+    if table.names is not None:
+        found = {
+            role.name: [name for name in table.names if name.lower() in role.guesses and name not in taken]
+            for role in roles
+            if role.name not in keys
+        }
+        return keys | {role: names[0] for role, names in found.items() if len(names) == 1}
+    wanted = {role.name for role in roles if role.required}
+    if not keys and wanted == {"text"} and table.width == 1:
+        return {"text": 0}
+    if not keys and wanted == {"text", "label"} and table.width == 2:
+        clear = [position for position in (0, 1) if _clearly_label(table, position)]
+        if len(clear) == 1:
+            return {"text": 1 - clear[0], "label": clear[0]}
+    return keys
+
+
+def _clearly_label(table: Table, position: int) -> bool:
+    """Few distinct short values, far shorter than those of the other column, which hardly repeats."""
+    rows = table.sample
+    words = [row[position].strip() for row in rows]
+    others = [row[1 - position] for row in rows]
+    return (
+        max(map(len, words)) <= 40
+        and sum(map(len, others)) > 3 * sum(map(len, words))
+        and len(set(words)) <= max(2, len(rows) // 2)
+        and len(set(others)) > 0.5 * len(rows)
+    )
+
+
+def _shown(table: Table) -> str:
+    names = table.names if table.names is not None else list(range(table.width))
+    pairs = []
+    for name in names[:12]:
+        value = _at(table.sample[0], table.inside(name)) if table.sample else MISSING
+        text = "" if value is MISSING else f" (such as {short(value)})"
+        pairs.append(f"{name!r}{text}")
+    return "its columns: " + ", ".join(pairs) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def short(value: Any, chars: int = 40) -> str:
+    """`repr`, cut to `chars`."""
+    text = repr(value if type(value) is not str or len(value) < 400 else value[:400])
+    return text if len(text) <= chars else text[: chars - 3] + "..."
+
+
+def _fault(table: Table, role: Role, key: str | int) -> Fault | None:
+    where = f"data.columns.{role.name}"
+    if isinstance(key, int):
+        if 0 <= key < table.width:
+            return None
+        return Fault(where, f"{table.shown} has no column {key}: positions are 0 to {table.width - 1}", _shown(table))
+    if table.names is None:
+        fix = f"data.header=true if its first line holds names, else {where}=0"
+        return Fault(where, f"{table.shown} has no header, so no column {key!r}", _shown(table), fix)
+    if table.names.count(key) == 1:
+        return None
+    if table.names.count(key) > 1:
+        return Fault(where, f"{table.shown} has {table.names.count(key)} columns named {key!r}", "", f"{where}={table.names.index(key)}")
+    if any(isinstance(row, dict) and _at(row, key) is not MISSING for row in table.sample):
+        return None
+    near = nearest(key, table.names) or next((name for name in table.names if name.lower() == key.lower()), None)
+    return Fault(where, f"{table.shown} has no column {key!r}", _shown(table), f"{where}={near}" if near else "")
+
+
+def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
+    """What to say when columns can't be told: the columns, an example row, and a line to type."""
+    names = table.names if table.names is not None else list(range(table.width))
+    wanted = [role.name for role in roles if role.required]
+    examples = [str(name) for name in names] + ["NAME"] * len(wanted)
+    if table.sample and len(names) >= 2 and table.names is None:
+        first = [str(_at(table.sample[0], table.inside(name))) for name in names]
+        order = sorted(range(len(names)), key=lambda i: -len(first[i]))
+        examples = [str(i) for i in order[:1] + order[-1:]] + ["N"] * len(wanted)
+    known = _guess(table, roles, {})
+    free = iter(name for name in examples if name not in map(str, known.values()))
+    typed = " ".join(f"data.columns.{name}={known.get(name, None) if name in known else next(free)}" for name in wanted)
+    if len(names) < len(wanted):
+        return Fault(table.shown, f"has {len(names)} column(s), {len(wanted)} are needed", _shown(table), "data.delimiter=... if it has more")
+    return Fault(
+        table.shown, f"can't tell which column is the {' and which the '.join(missing)}", _shown(table), f"name them: {typed}"
+    )

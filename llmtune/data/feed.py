@@ -1,0 +1,138 @@
+"""Feeds: batches of encoded rows, from any step on; nothing to wind forward and nothing to restore.
+
+Legend: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmtune.core.types import Batch
+from llmtune.data.order import Order, Rows, evaluation_batches, split_step
+
+TargetCollator = Callable[[Sequence[Any]], dict[str, torch.Tensor]]
+
+
+class TokenTable:
+    """Encoded rows as flat arrays over the memory-mapped Arrow file: a batch is sliced, not decoded."""
+
+    def __init__(self, dataset: Any, *, pad_id: int, model_inputs: Sequence[str] = ("input_ids", "token_type_ids")):
+        self.dataset = dataset
+        self.lengths = np.asarray(_column(dataset, "length"))
+        self._pads = {"input_ids": pad_id, "token_type_ids": 0}
+        self._flat = {}
+        for name in model_inputs:
+            if name in dataset.column_names:
+                self._flat[name] = _flat_lists(dataset, name)
+        self.targets = dataset.with_format(None)["target"][:] if "target" in dataset.column_names else None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def inputs(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """Model inputs of `rows`, each (B, T), padded on the right to the longest of them.
+
+        No attention mask where nothing is padded: attention without a mask is quicker, with equal results.
+        """
+        lengths_B = self.lengths[rows]
+        width = int(lengths_B.max())
+        real_BT = np.arange(width) < lengths_B[:, None]
+        view = {}
+        for name, (flat, starts) in self._flat.items():
+            padded_BT = np.full((len(rows), width), self._pads[name], dtype=np.int64)
+            padded_BT[real_BT] = np.concatenate([flat[starts[row] : starts[row + 1]] for row in rows])
+            view[name] = torch.from_numpy(padded_BT)
+        if not real_BT.all():
+            view["attention_mask"] = torch.from_numpy(real_BT.astype(np.int64))
+        return view
+
+    def batch(self, rows: Rows, collate_targets: TargetCollator | None, *, weight: float = 1.0) -> Batch:
+        view = self.inputs(rows)
+        targets = {}
+        if collate_targets is not None and self.targets is not None:
+            targets = collate_targets([self.targets[int(row)] for row in rows])
+        return Batch(
+            row_ids=[int(row) for row in rows],
+            views={"clean": view},
+            targets=targets,
+            weight=weight,
+            real_tokens=int(self.lengths[rows].sum()) if weight else 0,
+            padded_tokens=view["input_ids"].numel() if weight else 0,
+        )
+
+
+@dataclass
+class TrainFeed:
+    """Training batches: `at(step)` gives this rank's micro-batches of an optimizer step."""
+
+    table: TokenTable
+    order: Order
+    collate_targets: TargetCollator
+    micro_tokens: int
+    micro_rows: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def at(self, step: int) -> list[Batch]:
+        """Micro-batches of `step`, equally many on all ranks; a stand-in of weight 0 where there is no row left."""
+        rows = self.order.rows_at(step)
+        micros = split_step(
+            rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
+        )[self.rank]
+        return [
+            self.table.batch(micro, self.collate_targets) if len(micro)
+            else self.table.batch(rows[-1:], self.collate_targets, weight=0.0)
+            for micro in micros
+        ]  # fmt: skip
+
+    def worst(self) -> Batch:
+        """The largest micro-batch that can come: the longest rows together."""
+        longest = np.argsort(-self.table.lengths, kind="stable")
+        step_rows = longest[: int(max(1, len(longest) / self.order.steps_per_epoch))]
+        micros = split_step(
+            step_rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows,
+            micro_tokens=self.micro_tokens,
+        )[0]  # fmt: skip
+        return self.table.batch(micros[0], self.collate_targets)
+
+
+@dataclass
+class EvaluationFeed:
+    """Every row once, longest first, so that what doesn't fit shows at once."""
+
+    table: TokenTable
+    collate_targets: TargetCollator | None
+    max_tokens: int
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        """This rank's batches; None where other ranks have one more, so that all take the same number of turns."""
+        batches = evaluation_batches(self.table.lengths, max_tokens=self.max_tokens)
+        for turn in range(0, len(batches), self.world):
+            mine = turn + self.rank
+            yield self.table.batch(batches[mine], self.collate_targets) if mine < len(batches) else None
+
+
+def _column(dataset: Any, name: str) -> np.ndarray:
+    return dataset.with_format("numpy", columns=[name])[name][:] if len(dataset) else np.zeros(0, dtype=np.int64)
+
+
+def _flat_lists(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """All lists of a column end to end, and where each begins (one more than there are rows)."""
+    table = dataset.data.table if dataset._indices is None else dataset.flatten_indices().data.table
+    column = table.column(name).combine_chunks()
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    flats, starts, at = [], [np.zeros(1, dtype=np.int64)], 0
+    for chunk in chunks:
+        offsets = np.asarray(chunk.offsets, dtype=np.int64)
+        flats.append(np.asarray(chunk.values)[offsets[0] : offsets[-1]])
+        starts.append(offsets[1:] - offsets[0] + at)
+        at += int(offsets[-1] - offsets[0])
+    flat = flats[0] if len(flats) == 1 else np.concatenate(flats) if flats else np.zeros(0, dtype=np.int64)
+    return flat, np.concatenate(starts)

@@ -1,0 +1,143 @@
+"""What `data.train` and its like name: files, globs, folders of classes, packaged samples or hub data sets."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtune.core.errors import DataError, Fault, did_you_mean
+from llmtune.data.text_encoding import OPENERS
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".txt": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+SAMPLES = Path(__file__).parents[1] / "samples"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)?(@[\w.+-]+)?")
+SPLIT_WORDS = re.compile(r"(^|[^a-z])(train|training|dev|val|valid|validation|test)([^a-z]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to read rows from."""
+
+    format: str
+    """csv, tsv, json, jsonl, parquet, text_folders or hub"""
+    shown: str
+    """as the user wrote it: what messages and the column `file` say"""
+    path: Path = Path()
+    """of the file or folder; unused for the hub"""
+
+
+def find_sources(split: str, given: str | list[str], format: str = "auto") -> list[Source]:
+    """The sources of one split, sorted within a glob; DataError with all faults."""
+    sources: list[Source] = []
+    faults: list[Fault] = []
+    for item in [given] if isinstance(given, str) else given:
+        try:
+            sources += _sources_of(f"data.{split}", item, format)
+        except DataError as error:
+            faults += [fault for fault in error.faults if isinstance(fault, Fault)]
+    if not given:
+        faults.append(Fault(f"data.{split}", "the list is empty", "", f"data.{split}=FILE"))
+    if faults:
+        raise DataError(*faults)
+    return sources
+
+
+def _sources_of(where: str, item: str, format: str) -> list[Source]:
+    if item.startswith("hub:"):
+        return [Source("hub", item[4:])]
+    if item.startswith("builtin:"):
+        path = SAMPLES / item[len("builtin:") :]
+        if not path.is_file():
+            raise DataError(Fault(where, f"{item!r} does not ship with llmtune"))
+        return [_file(where, path, item, format)]
+    path = Path(item).expanduser()
+    if path.is_file():
+        return [_file(where, path, item, format)]
+    if path.is_dir():
+        return _folder(where, path, item, format)
+    if any(mark in item for mark in "*?["):
+        found = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+        if not found:
+            raise DataError(Fault(where, f"no file matches {item!r}", f"looked from {os.getcwd()}"))
+        return [_file(where, Path(name), name, format) for name in found]
+    if HUB_NAME.fullmatch(item) and not _looks_like_a_file(path):
+        return [Source("hub", item)]
+    raise DataError(_missing(where, item, path))
+
+
+def _looks_like_a_file(path: Path) -> bool:
+    return path.suffix.lower() in FORMATS.keys() | OPENERS.keys() or path.parent.is_dir() and path.parent != Path()
+
+
+def _missing(where: str, item: str, path: Path) -> Fault:
+    parent = path.parent
+    if not parent.is_dir():
+        return Fault(where, f"{item!r} does not exist: there is no folder {str(parent)!r}", f"looked from {os.getcwd()}")
+    names = sorted(entry.name for entry in parent.iterdir())
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return Fault(where, f"{item!r} does not exist", f"the folder holds {shown or 'nothing'}", did_you_mean(path.name, names))
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name tells, compression apart; None where it tells nothing."""
+    plain = path.with_suffix("") if path.suffix.lower() in OPENERS else path
+    return FORMATS.get(plain.suffix.lower())
+
+
+def _file(where: str, path: Path, shown: str, format: str) -> Source:
+    found = format_of(path)
+    if format in ("auto", "text_folders") and found is None:
+        raise DataError(
+            Fault(
+                where,
+                f"{shown!r} has a name that does not tell its format",
+                "known: " + " ".join([*FORMATS, *("+" + ending for ending in OPENERS)]),
+                "data.format=csv",
+            )
+        )
+    if path.stat().st_size == 0:
+        raise DataError(Fault(where, f"{shown!r} is empty (0 bytes)"))
+    return Source(found or "csv" if format in ("auto", "text_folders") else format, shown, path)
+
+
+def _folder(where: str, path: Path, shown: str, format: str) -> list[Source]:
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    if folders and format in ("auto", "text_folders"):
+        if any(child.is_file() for folder in folders for child in folder.iterdir()):
+            return [Source("text_folders", shown, path)]
+        names = ", ".join(folder.name for folder in folders[:8])
+        raise DataError(
+            Fault(where, f"no folder in {shown!r} holds files", f"it holds the folders {names}", f"data.train={shown}/{folders[0].name}")
+        )
+    files = [entry for entry in entries if entry.is_file() and (format != "auto" or format_of(entry) not in (None, "csv"))]
+    files = files or [entry for entry in entries if entry.suffix == ".csv"]
+    if not files:
+        raise DataError(Fault(where, f"the folder {shown!r} holds neither data files nor a folder per class"))
+    if len(files) > 1 and any(SPLIT_WORDS.search(file.name) for file in files):
+        shards = {SPLIT_WORDS.search(file.name) and SPLIT_WORDS.search(file.name)[2].lower() for file in files}  # type: ignore[index]
+        if len(shards) > 1:
+            names = ", ".join(file.name for file in files[:8])
+            raise DataError(
+                Fault(where, f"the folder {shown!r} holds files of several splits: {names}", "", f"{where}={shown}/{files[0].name}")
+            )
+    return [_file(where, file, os.path.join(shown, file.name), format) for file in files]
+
+
+def check_class_folders(source: Source) -> list[Path]:
+    """The class folders of a `text_folders` source that hold files, sorted."""
+    folders = sorted(entry for entry in source.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [folder for folder in folders if any(child.is_file() for child in folder.iterdir())]
