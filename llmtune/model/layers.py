@@ -47,8 +47,8 @@ class LayerMap:
 
     @classmethod
     def of(cls, model: nn.Module, base_prefix: str) -> LayerMap:
-        """Read the map off a Hugging Face model whose backbone is the attribute `base_prefix`."""
-        stacks = _layer_stacks(getattr(model, base_prefix, model))
+        """Read the map off a network whose Hugging Face backbone is the submodule `base_prefix`."""
+        stacks = _layer_stacks(model.get_submodule(base_prefix))
         norms = {name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
         places, kinds = {}, {}
         for name, parameter in model.named_parameters():

@@ -1,0 +1,327 @@
+"""The loop. Parts come in made; `fit` reads like a page; whatever varies in time is a function of the step."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmtune.core.errors import ResumeError, Stopped
+from llmtune.core.protocols import Stateful, Watcher
+from llmtune.core.schedules import Schedule
+from llmtune.core.types import TrainState
+from llmtune.data.feed import EvaluationFeed, TrainFeed
+from llmtune.hardware.machine import Machine
+from llmtune.model.composite import Composite
+from llmtune.run.checkpoint import Checkpoint, CheckpointStore
+from llmtune.run.metrics_log import MetricsLog
+from llmtune.training.ema import WeightAverage
+from llmtune.training.evaluation import Evaluation, evaluate
+from llmtune.training.freezing import Freezing
+from llmtune.training.optimizer_state import optimizer_state, restore_optimizer
+from llmtune.training.step import Stepper, StepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """When things happen, in optimizer steps; None: never (but the last step is always evaluated and saved)."""
+
+    num_steps: int
+    steps_per_epoch: int
+    eval_every: int | None
+    save_every: int | None
+    log_every: int
+    max_seconds: float | None
+    patience: int | None
+    min_gain: float
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    composite: Composite
+    """the network as built"""
+    module: nn.Module
+    """the same, as wrapped for devices"""
+    stepper: Stepper
+    freezing: Freezing
+    schedule: Schedule
+    peak_lr: float
+    task: Any
+    feed: TrainFeed
+    validation: EvaluationFeed | None
+    clocks: Clocks
+    machine: Machine
+    store: CheckpointStore | None
+    """None on all processes but the first"""
+    metrics: MetricsLog | None
+    speed: MetricsLog | None
+    average: WeightAverage | None
+    parts: Mapping[str, Stateful]
+    """parts with a state of their own, kept in checkpoints"""
+    fingerprints: Mapping[str, str]
+    should_stop: Callable[[], str | None]
+    """the name of a signal that came, or None"""
+    watchers: list[Watcher]
+    state: TrainState = field(default_factory=TrainState)
+    evaluation: Evaluation | None = None
+    """the newest, if it was made in this process"""
+    ended_by: str = "all steps"
+    _saved: dict[str, Any] | None = None
+    _clock: float = 0.0
+
+    def fit(self) -> None:
+        """Train from `state.step` to the end.
+
+        Raises:
+            Stopped: a signal came; everything is saved.
+            Diverged: NaN or Inf; the last checkpoint is whole.
+        """
+        self._clock = time.perf_counter()
+        self.freezing.apply(self.state.step)
+        while True:
+            self._evaluate_if_due()
+            self._save_if_due()
+            if self._at_end():
+                break
+            self.freezing.apply(self.state.step)
+            self._stop_if_asked()
+            self._train_one_step()
+        self._evaluate()
+        self._save()
+        for watcher in self.watchers:
+            watcher.on_end()
+
+    # ---- one step ----
+
+    def _train_one_step(self) -> None:
+        step = self.state.step
+        waited = time.perf_counter()
+        batches = self.feed.at(step)
+        waited = time.perf_counter() - waited
+        # ranks must agree on a stop, so several processes look for it between steps only
+        alone = self.machine.world == 1
+        asked = (lambda: bool(self.should_stop())) if alone else (lambda: False)
+        result = self.stepper.run(step, batches, self.peak_lr * self.schedule(step), asked)
+        if result is None:
+            self._stop_if_asked()
+            return
+        self.state.step += 1
+        self.state.rows_seen += result.rows
+        self.state.tokens_seen += result.real_tokens
+        if self.average is not None:
+            self.average.update(step)
+        self._log(result, waited)
+
+    def _log(self, result: StepResult, waited_s: float) -> None:
+        """Add to the window; write a line when it is full. Nothing in metrics.jsonl depends on the clock."""
+        window = self.state.window
+        for name, value in result.sums.items():
+            window[name] = window.get(name, 0.0) + value
+        window["steps"] = window.get("steps", 0) + 1
+        window["grad_norm"] = window.get("grad_norm", 0.0) + result.grad_norm
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self.state.seconds += seconds
+        step = self.state.step
+        lr = self.peak_lr * self.schedule(step - 1)
+        seen = {
+            "step": step, "epoch": self._epoch(), "loss": result.sums["loss"], "lr": lr, "seconds": seconds,
+            "waited_s": waited_s, "real_tokens": result.real_tokens, "padded_tokens": result.padded_tokens,
+            "rows": result.rows,
+        }  # fmt: skip
+        for watcher in self.watchers:
+            watcher.on_step(seen)
+        if step % self.clocks.log_every == 0 or step == self.clocks.num_steps:
+            steps = window.pop("steps")
+            record = {"step": step, "epoch": self._epoch(), "split": "train", "loss": window["loss"] / steps}
+            names = [name for name in self.stepper.objectives if f"{name}/count" in window]
+            if len(names) > 1:
+                record |= {f"loss/{name}": window[name] / max(window[f"{name}/count"], 1e-12) for name in names}
+            self._write(self.metrics, record | {"lr": lr, "grad_norm": window["grad_norm"] / steps})
+            window.clear()
+        if self.speed is not None:
+            self._write(self.speed, {
+                "step": step, "seconds": round(seconds, 5), "waited_s": round(waited_s, 6),
+                "tokens_per_second": round(result.real_tokens / max(seconds, 1e-9), 1),
+                "padding_share": round(1 - result.real_tokens / max(1, result.padded_tokens), 4),
+                "peak_memory_bytes": self.machine.peak_memory(),
+            })  # fmt: skip
+
+    def _write(self, log: MetricsLog | None, record: Mapping[str, Any]) -> None:
+        if log is not None:
+            log.write(record)
+
+    def _epoch(self) -> float:
+        return round(self.state.step / self.clocks.steps_per_epoch, 4)
+
+    # ---- evaluation ----
+
+    def _evaluate_if_due(self) -> None:
+        every, step = self.clocks.eval_every, self.state.step
+        if every and step and step % every == 0 and step < self.clocks.num_steps:
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        """Score the validation rows at this step, once; keep the model if it is the best so far."""
+        if self.validation is None or self.state.evaluated_step == self.state.step:
+            return
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            done = evaluate(
+                self.composite.model, self.validation, self.machine, self.task, lambda: bool(self.should_stop())
+            )
+        if done is None:
+            self._stop(self._agreed_stop() or "a signal")
+            return
+        self.evaluation = done
+        score = done.scores[self.task.metric] if self.task.metric in done.scores else None
+        self._note_score(score)
+        record = {"step": self.state.step, "epoch": self._epoch(), "split": "validation", **done.scores}
+        self._write(self.metrics, record)
+        for watcher in self.watchers:
+            watcher.on_evaluation({
+                **record, "metric": self.task.metric, "score": score, "seconds": done.seconds,
+                "best_score": self.state.best_score, "best_step": self.state.best_step,
+            })  # fmt: skip
+        # evaluation time is told apart from training time
+        self._clock = time.perf_counter()
+
+    def _note_score(self, score: float | None) -> None:
+        state = self.state
+        state.evaluated_step, state.last_score = state.step, score
+        sign = 1 if self.task.mode == "max" else -1
+        gained = score is not None and (
+            state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain
+        )
+        if gained:
+            state.best_score, state.best_step, state.evals_without_gain = score, state.step, 0
+            self._save_best()
+        else:
+            state.evals_without_gain += 1
+
+    def _save_best(self) -> None:
+        if self.store is not None:
+            tensors = self.average.average if self.average else self._weights()
+            self.store.save("best", self.state.step, {"model": tensors}, {"score": self.state.best_score})
+
+    # ---- the end ----
+
+    def _at_end(self) -> bool:
+        clocks, state = self.clocks, self.state
+        if state.step >= clocks.num_steps:
+            return True
+        if clocks.patience and state.evals_without_gain >= clocks.patience:
+            self.ended_by = f"patience: {state.evals_without_gain} evaluations without a gain"
+            return True
+        late = clocks.max_seconds is not None and state.seconds >= clocks.max_seconds
+        if clocks.max_seconds is not None and self.machine.add_up([float(late)])[0]:
+            self.ended_by = "max_time"
+            return True
+        return False
+
+    def _agreed_stop(self) -> str | None:
+        """The signal's name if it reached any process."""
+        name = self.should_stop()
+        return name or ("a signal" if self.machine.add_up([float(bool(name))])[0] else None)
+
+    def _stop_if_asked(self) -> None:
+        if self.machine.world == 1:
+            name = self.should_stop()
+        else:
+            asked = self.machine.add_up([float(bool(self.should_stop()))])[0]
+            name = (self.should_stop() or "a signal") if asked else None
+        if name:
+            self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        for watcher in self.watchers:
+            watcher.on_end()
+        self._save()
+        raise Stopped(f"stopped by {name} after step {self.state.step}; everything is saved")
+
+    # ---- saving and resuming ----
+
+    def _save_if_due(self) -> None:
+        every, step = self.clocks.save_every, self.state.step
+        if every and step and step % every == 0 and step < self.clocks.num_steps:
+            self._save()
+
+    def _save(self) -> None:
+        """Write the state of this step, unless it is on the disk already."""
+        now = {**self.state.to_json(), "seconds": None}
+        if now == self._saved:
+            return
+        if self.store is not None:
+            optimizer_tensors, optimizer_plain = optimizer_state(self.stepper.optimizer)
+            tensors = {"model": self._weights(), "optimizer": optimizer_tensors}
+            plain: dict[str, Any] = {}
+            for name, part in self._stateful().items():
+                tensors[name], plain[name] = part.state()
+            scaler = self.machine.accelerator.scaler
+            self.store.save("step", self.state.step, tensors, {
+                "train_state": self.state.to_json(),
+                "optimizer": optimizer_plain,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "parts": plain,
+                "metrics_mark": self.metrics.mark() if self.metrics else 0,
+                "speed_mark": self.speed.mark() if self.speed else 0,
+                "micro_tokens": self.feed.micro_tokens,
+                "processes": self.machine.world,
+                "fingerprints": dict(self.fingerprints),
+            })  # fmt: skip
+            self.store.prune(best_step=self.state.best_step)
+        self._saved = now
+        self._clock = time.perf_counter()
+
+    def _stateful(self) -> dict[str, Stateful]:
+        return {**({"ema": self.average} if self.average else {}), **self.parts}
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Parameters and lasting buffers by name, tied ones once."""
+        network = self.composite
+        lasting = network.state_dict().keys()
+        return {
+            **dict(network.named_parameters()),
+            **{name: value for name, value in network.named_buffers() if name in lasting},
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Put everything back as it was at the checkpoint; all parts must be made and wrapped already.
+
+        Raises:
+            ResumeError: data or model are not those of the checkpoint.
+        """
+        saved = checkpoint.state
+        changed = [key for key, value in self.fingerprints.items() if saved["fingerprints"].get(key) != value]
+        if changed:
+            raise ResumeError(f"resume: {', '.join(changed)} changed since {checkpoint.path}; start a new run")
+        self.load_weights(checkpoint.tensors("model"))
+        restore_optimizer(self.stepper.optimizer, checkpoint.tensors("optimizer"), saved["optimizer"])
+        for name, part in self._stateful().items():
+            part.load_state(checkpoint.tensors(name), saved["parts"].get(name, {}))
+        if saved["scaler"] is not None and self.machine.accelerator.scaler is not None:
+            self.machine.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.state = TrainState(**saved["train_state"])
+        self._saved = {**self.state.to_json(), "seconds": None}
+        if self.metrics is not None:
+            self.metrics.cut_back(saved["metrics_mark"])
+        if self.speed is not None:
+            self.speed.cut_back(saved["speed_mark"])
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy weights into the network.
+
+        Raises:
+            ResumeError: the names are not the network's.
+        """
+        own = self._weights()
+        strange = sorted(own.keys() ^ tensors.keys())
+        if strange:
+            raise ResumeError(f"resume: the checkpoint's tensors are not this model's: {', '.join(strange[:5])}")
+        for name, value in tensors.items():
+            own[name].copy_(value)

@@ -1,0 +1,94 @@
+"""The trial before step 0: the worst batches go through once, so that what can't fit fails now and not in hour three."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llmtune.core.errors import LlmtuneError
+from llmtune.data.feed import EvaluationFeed, TrainFeed
+from llmtune.hardware.machine import Machine
+from llmtune.model.composite import Composite
+
+
+@dataclass(frozen=True)
+class Trial:
+    micro_tokens: int
+    """padded tokens per forward pass that fit"""
+    without_gradient: tuple[str, ...]
+    """trainable parameters that the objectives do not reach"""
+    peak_memory: int
+    """bytes"""
+
+
+def try_worst(
+    composite: Composite, optimizer: torch.optim.Optimizer, feed: TrainFeed, evaluation: EvaluationFeed | None,
+    machine: Machine, *, adjust: bool,
+) -> Trial:  # fmt: skip
+    """Forward, backward and optimizer step of the largest training batch, forward of the largest evaluation batch.
+
+    Weights, optimizer and random state are afterwards what they were: the step is made with a learning rate of 0
+    and its moments are dropped. Where memory runs out and `adjust` is on, `feed.micro_tokens` is halved: an
+    optimizer step still has the same rows, in more forward passes.
+
+    Raises:
+        LlmtuneError: it does not fit, with the sizes that were tried.
+    """
+    random_state = torch.random.get_rng_state()
+    wanted = feed.micro_tokens
+    while True:
+        batch = feed.worst()
+        try:
+            missing = _train_once(composite, optimizer, batch, machine)
+            if evaluation is not None:
+                _evaluate_once(composite, evaluation, machine)
+            break
+        except torch.OutOfMemoryError as error:
+            _clean(composite, optimizer)
+            if not adjust or len(batch.row_ids) == 1:
+                raise LlmtuneError(
+                    f"out of memory with {len(batch.row_ids)} rows of {batch.views['clean']['input_ids'].shape[1]} "
+                    f"tokens in one forward pass; try data.max_tokens={max(16, _width(batch) // 2)} or "
+                    f"train.gradient_checkpointing=true{'' if adjust else ' or train.micro_rows=auto'}"
+                ) from error
+            feed.micro_tokens = max(_width(batch), min(feed.micro_tokens, batch.padded_tokens) // 2)
+    _clean(composite, optimizer)
+    torch.random.set_rng_state(random_state)
+    feed.micro_tokens = min(machine.gather([feed.micro_tokens]))
+    if evaluation is not None and feed.micro_tokens < wanted:
+        evaluation.max_tokens = feed.micro_tokens
+    return Trial(feed.micro_tokens, missing, machine.peak_memory())
+
+
+def _width(batch: Any) -> int:
+    return batch.views["clean"]["input_ids"].shape[1]
+
+
+def _train_once(composite: Composite, optimizer: torch.optim.Optimizer, batch: Any, machine: Machine) -> tuple[str, ...]:
+    with machine.accelerator.autocast():
+        losses = composite(batch.to(machine.device))
+    sum(loss.total / max(1.0, float(loss.count)) for loss in losses.values()).backward()  # type: ignore[union-attr]
+    missing = tuple(name for name, p in composite.named_parameters() if p.requires_grad and p.grad is None)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in composite.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()  # 0 * NaN would be NaN; only the memory matters here
+    optimizer.step()
+    return missing
+
+
+def _evaluate_once(composite: Composite, feed: EvaluationFeed, machine: Machine) -> None:
+    batch = next(iter(EvaluationFeed(feed.table, None, feed.max_tokens)))
+    if batch is not None:
+        with machine.inference():
+            composite.model(**batch.to(machine.device).views["clean"])
+
+
+def _clean(composite: Composite, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.state.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
