@@ -240,9 +240,11 @@ def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
     wanted = [role.name for role in roles if role.required]
     examples = [str(name) for name in names] + ["NAME"] * len(wanted)
     if table.sample and len(names) >= 2 and table.names is None:
-        first = [str(_at(table.sample[0], table.inside(name))) for name in names]
-        order = sorted(range(len(names)), key=lambda i: -len(first[i]))
-        examples = [str(i) for i in order[:1] + order[-1:]] + ["N"] * len(wanted)
+        chars = [sum(len(row[i]) for row in table.sample) for i in range(len(names))]
+        values = [len({row[i] for row in table.sample}) for i in range(len(names))]
+        text = next(i for i in range(len(names)) if 2 * chars[i] > max(chars))
+        label = min((i for i in range(len(names)) if i != text), key=lambda i: (values[i], chars[i]))
+        examples = [str(text), str(label)] + ["N"] * len(wanted)
     known = _guess(table, roles, {})
     free = iter(name for name in examples if name not in map(str, known.values()))
     typed = " ".join(f"data.columns.{name}={known.get(name, None) if name in known else next(free)}" for name in wanted)

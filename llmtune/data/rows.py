@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,15 +127,9 @@ def _key_parts(settings: DataSettings, roles: Sequence[Role], wanted: list[str],
         "shares": _shares(settings),
         "roles": [dataclasses.asdict(role) for role in roles],
         "wanted": wanted,
-        "code": cache.code_version(cache, columns, dialect, hub, sources, splits, tables, text_encoding, seeds, _module()),
+        "code": cache.code_version(cache, columns, dialect, hub, sources, splits, tables, text_encoding, seeds, sys.modules[__name__]),
         "versions": {"pyarrow": pyarrow.__version__},
     }
-
-
-def _module() -> Any:
-    import sys
-
-    return sys.modules[__name__]
 
 
 def _content(source: Any) -> Any:
@@ -147,9 +143,10 @@ def _content(source: Any) -> Any:
 
 @dataclass
 class _Split:
-    """What is remembered of each row of a split that was read: 8 bytes of its text, and its label."""
+    """What is remembered of each row of a split that was read: 16 bytes of its text, and its label."""
 
-    keys: list[int] = field(default_factory=list)
+    keys: array[int] = field(default_factory=lambda: array("Q"))
+    near: array[int] = field(default_factory=lambda: array("Q"))
     labels: list[str | None] = field(default_factory=list)
     read: int = 0
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -220,7 +217,9 @@ class _Build:
             except BadValue as bad:
                 record.drop(str(bad), f"{shown}:{line}")
                 continue
-            record.keys.append(splits.text_key(*(values[i] or "" for i in texts)))
+            exact, near = splits.text_keys(*[values[i] or "" for i in texts])
+            record.keys.append(exact)
+            record.near.append(near)
             record.labels.append(values[label] if label is not None else None)
             yield [*values, shown, line]
 
@@ -240,14 +239,14 @@ class _Build:
 
     def _finish(self, read: dict[str, _Split]) -> None:
         """Cuts the splits, writes them in their final form and the report."""
-        settings, report, kept_keys = self.settings, {}, {}
+        settings, report, kept_keys, kept_near = self.settings, {}, {}, {}
         for split, (origin, rows, groups) in self._places(read).items():
             keys = np.array(read[origin].keys, dtype=np.uint64)
             if settings.limit is not None:
                 rows = splits.limit_rows(rows, keys, groups, settings.limit, settings.split_seed)
             _copy_rows(self.folder / f"{origin}.raw", self.folder / f"{split}.arrow", rows)
             record, own = read[origin], origin == split
-            kept_keys[split] = keys[rows]
+            kept_keys[split], kept_near[split] = keys[rows], np.array(record.near, dtype=np.uint64)[rows]
             report[split] = {
                 "rows_read": record.read if own else len(rows),
                 "rows_kept": len(rows),
@@ -258,7 +257,7 @@ class _Build:
             }
         for split in read:
             (self.folder / f"{split}.raw").unlink()
-        whole = {"splits": report, "overlap": splits.overlap(kept_keys)}
+        whole = {"splits": report, "overlap": splits.overlap(kept_keys, kept_near)}
         (self.folder / "report.json").write_text(json.dumps(whole, ensure_ascii=False), encoding="utf-8")
 
     def _places(self, read: dict[str, _Split]) -> dict[str, tuple[str, Any, Any]]:
@@ -267,7 +266,7 @@ class _Build:
         places = {split: (split, np.arange(len(record.keys)), groups[split]) for split, record in read.items()}
         shares = {split: share for split, share in _shares(self.settings).items() if share > 0}
         if "train" in read and shares:
-            keys = np.array(read["train"].keys, dtype=np.uint64)
+            keys = np.array(read["train"].near, dtype=np.uint64)
             parts = splits.part_rows(keys, groups["train"], shares, self.settings.split_seed)
             empty = [split for split, rows in parts.items() if not len(rows)]
             if empty:

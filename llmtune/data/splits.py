@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,12 +19,18 @@ from llmtune.core.seeds import fold
 Keys = npt.NDArray[np.uint64]
 MOST_CLASSES = 30
 BINS = 10
+NO_LETTER = re.compile(r"[\W_]+")
 
 
-def text_key(*texts: str) -> int:
-    """64 bits of a row's texts, surrounding blanks apart."""
-    joined = "\x1f".join(text.strip() for text in texts)
-    return int.from_bytes(hashlib.blake2b(joined.encode(), digest_size=8).digest(), "little")
+def text_keys(*texts: str) -> tuple[int, int]:
+    """64 bits of a row's texts, surrounding blanks apart; and 64 bits of their letters and digits alone, in one case."""
+    exact = "\x1f".join([text.strip() for text in texts])
+    near = "\x1f".join([NO_LETTER.sub("", text).casefold() for text in texts])
+    return _bits(exact), _bits(near.strip("\x1f") and near or exact)
+
+
+def _bits(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def draw_order(keys: Keys, seed: int, *words: str) -> Keys:
@@ -87,7 +94,7 @@ def allot(sizes: npt.NDArray[np.int64], total: int, *, spare_one: bool) -> npt.N
 def part_rows(
     keys: Keys, groups: npt.NDArray[np.int64], shares: dict[str, float], seed: int
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Row numbers of `train` and of each part in `shares`; rows with the same text stay together.
+    """Row numbers of `train` and of each part in `shares`; rows with (nearly) the same text stay together.
 
     A part with a share above 0 gets at least one text, if more than one is there for train.
     """
@@ -133,9 +140,16 @@ def duplicates(keys: Keys, labels: Sequence[str | None]) -> dict[str, int]:
     return {"rows": len(keys) - len(seen), "contradicting_texts": len(contradicting)}
 
 
-def overlap(keys: dict[str, Keys]) -> dict[str, int]:
-    """For each pair of splits, how many rows of the second have a text that stands in the first."""
+def overlap(keys: dict[str, Keys], near: dict[str, Keys]) -> dict[str, dict[str, int]]:
+    """For each pair of splits, how many rows of the second have a text that stands in the first, or nearly so."""
     names = list(keys)
     return {
-        f"{one}/{two}": int(np.isin(keys[two], keys[one]).sum()) for i, one in enumerate(names) for two in names[i + 1 :]
+        f"{one}/{two}": {"rows": shared(keys[one], keys[two]), "near_rows": shared(near[one], near[two])}
+        for i, one in enumerate(names)
+        for two in names[i + 1 :]
     }
+
+
+def shared(one: Keys, two: Keys) -> int:
+    """Items of `two` that stand in `one`."""
+    return int(np.isin(two, one).sum())

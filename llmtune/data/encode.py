@@ -1,0 +1,244 @@
+"""Rows to tokens: encoded once, cached as Arrow, with a report of what was too long."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow
+
+from llmtune.core.errors import DataError, Fault, Stopped
+from llmtune.data import cache
+from llmtune.data.rows import RawSplits, open_arrow
+
+if TYPE_CHECKING:
+    import datasets
+
+Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
+"""text columns of some rows, and the longest length (None: whole) -> input_ids and perhaps token_type_ids"""
+
+BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
+HUGE_CHARS = 200_000
+SHOWN_LINES = 20
+NOT_TEXT = ("label", "file", "line")
+
+
+@dataclass(frozen=True)
+class EncodedSplits:
+    """Tokenised rows: memory-mapped data sets, what the report says of their lengths, and their fingerprint."""
+
+    splits: dict[str, datasets.Dataset]
+    """columns: input_ids, token_type_ids (where made), length, target (where given), text, text_pair?, label?, file, line"""
+    report: dict[str, dict[str, Any]]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a row may be, and what happens to longer ones."""
+
+    max_tokens: int
+    on_overlength: str = "truncate"
+    """truncate (by the tokenizer: pairs lose from the longer text first), drop or error"""
+    max_truncated_share: float = 1.0
+
+
+def encode_splits(
+    raw: RawSplits,
+    encode: Encode,
+    key_parts: dict[str, Any],
+    *,
+    targets: dict[str, list[Any]] | None = None,
+    limits: Limits,
+    unknown_id: int | None = None,
+    cache_dir: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    log: Callable[[str], None] = lambda line: None,
+) -> EncodedSplits:
+    """Tokenises all splits, or finds them in the cache without one call of `encode`.
+
+    `key_parts` says all that `encode` depends on (tokenizer files, template, ...). DataError where rows are too
+    long for `limits`; Stopped when `should_stop()` turns true.
+    """
+    parts = {
+        "rows": raw.fingerprint,
+        "encode": key_parts,
+        "targets": None if targets is None else hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
+        "max_tokens": limits.max_tokens,
+        "on_overlength": limits.on_overlength,
+        "unknown_id": unknown_id,
+        "code": cache.code_version(sys.modules[__name__]),
+    }
+
+    def build(folder: Path) -> None:
+        report = {}
+        for split, rows in raw.splits.items():
+            own = targets[split] if targets is not None else None
+            report[split] = _Writing(encode, limits, unknown_id, should_stop).write(split, rows, own, folder / f"{split}.arrow")
+        _refuse(report, limits, limits.on_overlength == "error")
+        (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
+
+    folder = cache.cached("tokens", parts, build, Path(cache_dir) if cache_dir else None, log)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    _refuse(report, limits, limits.on_overlength == "truncate")
+    return EncodedSplits({split: open_arrow(folder / f"{split}.arrow") for split in report}, report, cache.key_of(parts))
+
+
+def _refuse(report: dict[str, dict[str, Any]], limits: Limits, applies: bool) -> None:
+    """DataError where more rows are too long than the settings allow."""
+    faults = []
+    most = limits.max_truncated_share if limits.on_overlength == "truncate" else 0.0
+    for split, facts in report.items():
+        if not applies or facts["overlength"]["share"] <= most:
+            continue
+        over, tokens = facts["overlength"], facts["tokens"]
+        share = over["share"]
+        given = f"{over['rows']} of {facts['rows_encoded']} rows ({share:.1%}) are longer than {limits.max_tokens} tokens"
+        seen = f"95 of 100 have at most {tokens['p95']}, the longest {tokens['max']}; {', '.join(over['lines'][:5])}"
+        if limits.on_overlength == "error":
+            faults.append(Fault(f"data.{split}", f"{given} ({seen})", "data.on_overlength=error", "data.on_overlength=truncate or drop"))
+        else:
+            fix = f"data.max_tokens={tokens['p95']} if the model can, or data.max_truncated_share={min(1.0, np.ceil(share * 100) / 100):g}"
+            faults.append(Fault(f"data.{split}", f"{given} and would be cut ({seen})", f"data.max_truncated_share={most:g}", fix))
+    if faults:
+        raise DataError(*faults)
+
+
+def _batches(rows: datasets.Dataset) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """Consecutive rows, bounded by number and by characters, each with the number of its first."""
+    table, start = rows.data, 0
+    for chunk in table.to_batches(max_chunksize=BATCH_ROWS):
+        columns = chunk.to_pydict()
+        names = [name for name in columns if name not in NOT_TEXT]
+        begin = chars = 0
+        for i in range(chunk.num_rows):
+            chars += sum(len(columns[name][i] or "") for name in names)
+            if chars >= BATCH_CHARS or i + 1 == chunk.num_rows:
+                yield start + begin, {name: values[begin : i + 1] for name, values in columns.items()}
+                begin, chars = i + 1, 0
+        start += chunk.num_rows
+
+
+@dataclass
+class _Writing:
+    """One split on its way into an Arrow file."""
+
+    encode: Encode
+    limits: Limits
+    unknown_id: int | None
+    should_stop: Callable[[], bool]
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    kept: int = 0
+    tokens_kept: int = 0
+    unknown: int = 0
+    estimated: int = 0
+    over_rows: int = 0
+    over_lines: list[str] = field(default_factory=list)
+
+    def write(self, split: str, rows: datasets.Dataset, targets: list[Any] | None, path: Path) -> dict[str, Any]:
+        kind = _target_type(targets)
+        with pyarrow.OSFile(str(path), "wb") as file:
+            stream = None
+            for start, columns in _batches(rows):
+                if self.should_stop():
+                    raise Stopped("stopped while encoding data")
+                if targets is not None:
+                    columns["target"] = targets[start : start + len(columns["file"])]
+                batch = self._batch(columns, kind)
+                stream = stream or pyarrow.ipc.new_stream(file, batch.schema)
+                stream.write_batch(batch)
+            if stream is not None:
+                stream.close()
+        if not self.kept:
+            where = f"all {len(self.lengths)} rows are longer than {self.limits.max_tokens} tokens"
+            raise DataError(Fault(f"data.{split}", f"no row is left: {where}", "data.on_overlength=drop", "data.on_overlength=truncate"))
+        return self._report()
+
+    def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
+        texts = {name: values for name, values in columns.items() if name not in (*NOT_TEXT, "target")}
+        tokens, full = self._encoded(texts)
+        ids = tokens["input_ids"]
+        over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
+        self.over_rows += len(over)
+        self.over_lines += [f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]]
+        self.lengths.extend(full)
+        data: dict[str, Any] = {"input_ids": pyarrow.array(ids, pyarrow.list_(pyarrow.int32()))}
+        if "token_type_ids" in tokens:
+            data["token_type_ids"] = pyarrow.array(tokens["token_type_ids"], pyarrow.list_(pyarrow.int8()))
+        data["length"] = pyarrow.array([len(row) for row in ids], pyarrow.int32())
+        if kind is not None:
+            data["target"] = pyarrow.array(columns["target"], kind)
+        types = {"line": pyarrow.int64()}
+        data |= {name: pyarrow.array(columns[name], types.get(name, pyarrow.string())) for name in (*texts, *NOT_TEXT) if name in columns}
+        batch = pyarrow.RecordBatch.from_pydict(data)
+        if over and self.limits.on_overlength == "drop":
+            keep = np.setdiff1d(np.arange(len(ids)), over)
+            batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
+        self.kept += len(ids)
+        self.tokens_kept += sum(map(len, ids))
+        if self.unknown_id is not None:
+            self.unknown += sum(row.count(self.unknown_id) for row in ids)
+        return batch
+
+    def _encoded(self, texts: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], list[int]]:
+        """Tokens of a batch, cut where the policy says so, and the lengths they would have uncut.
+
+        Of a huge text (far beyond `max_tokens`) only the beginning is tokenised, because tokenizers need a hundred
+        times a text's size; its full length is an estimate.
+        """
+        most = max(HUGE_CHARS, 32 * self.limits.max_tokens)
+        chars = [sum(len(value or "") for value in values) for values in zip(*texts.values())]
+        huge = {i for i, count in enumerate(chars) if count > most}
+        if huge:
+            texts = {name: [value[:most] if i in huge and value else value for i, value in enumerate(values)] for name, values in texts.items()}
+        tokens = {name: list(values) for name, values in self.encode(texts, None).items() if name in ("input_ids", "token_type_ids")}
+        full = [len(row) for row in tokens["input_ids"]]
+        for i in huge:
+            full[i] = round(full[i] * chars[i] / sum(len(values[i] or "") for values in texts.values()))
+        self.estimated += len(huge)
+        over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
+        if over and self.limits.on_overlength == "truncate":
+            cut = self.encode({name: [values[i] for i in over] for name, values in texts.items()}, self.limits.max_tokens)
+            for name, values in tokens.items():
+                for place, i in enumerate(over):
+                    values[i] = cut[name][place]
+            assert all(len(row) <= self.limits.max_tokens for row in tokens["input_ids"])
+        return tokens, full
+
+    def _report(self) -> dict[str, Any]:
+        lengths = np.frombuffer(self.lengths, dtype=np.int64)
+        p50, p95 = np.percentile(lengths, [50, 95], method="higher")
+        policy = self.limits.on_overlength
+        facts: dict[str, Any] = {
+            "rows_encoded": len(lengths),
+            "rows_kept": self.kept,
+            "tokens": {"p50": int(p50), "p95": int(p95), "max": int(lengths.max()), "kept": self.tokens_kept},
+            "overlength": {
+                "policy": policy,
+                "max_tokens": self.limits.max_tokens,
+                "rows": self.over_rows,
+                "share": self.over_rows / len(lengths),
+                "tokens_lost": int(lengths.sum()) - self.tokens_kept,
+                "lines": self.over_lines,
+            },
+        }
+        if self.estimated:
+            facts["tokens"]["estimated_rows"] = self.estimated
+        if self.unknown_id is not None:
+            facts["unknown_share"] = self.unknown / max(1, self.tokens_kept)
+        return facts
+
+
+def _target_type(targets: list[Any] | None) -> pyarrow.DataType | None:
+    if targets is None:
+        return None
+    if any(isinstance(target, list) for target in targets):
+        return pyarrow.list_(pyarrow.int64())
+    return pyarrow.float64() if any(isinstance(target, float) for target in targets) else pyarrow.int64()
