@@ -42,9 +42,7 @@ def _run(word: str, rest: list[str]) -> int:
         print(_usage())
         return 0
     if word in ("-V", "--version"):
-        from importlib.metadata import version
-
-        print(f"llmtune {version('llmtune')}")
+        print(f"llmtune {_version()}")
         return 0
     if word in ("--completion", "--complete"):
         from llmtune.config import completion
@@ -76,9 +74,18 @@ def _told(word: str, error: Exception) -> int:
         traceback.print_exception(error)
     faults = [str(fault) for fault in error.faults]
     head = f"llmtune {word}:" if word in WORDS else "llmtune:"
-    lines = [f"{head} {faults[0]}"] if len(faults) == 1 else [f"{head} {len(faults)} faults", *(f"  {fault}" for fault in faults)]
-    print("\n".join(lines), file=sys.stderr)
+    several = "".join(f"\n  {fault}" for fault in faults)
+    print(head, faults[0] if len(faults) == 1 else f"{len(faults)} faults{several}", file=sys.stderr)
     return error.exit_code
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("llmtune")
+    except PackageNotFoundError:  # a checkout on the path, as in `python -m llmtune`
+        return "(not installed)"
 
 
 def _usage() -> str:

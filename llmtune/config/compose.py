@@ -13,16 +13,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.config.check import Check, checked, plain, redacted
+from llmtune.config.check import Check, checked
 from llmtune.config.explain import explain
-from llmtune.config.locate import PRIMARY, conf_dir, config_file, groups, option_files, search_dirs
+from llmtune.config.locate import PRIMARY, conf_dir, config_file, option_files, search_dirs
 from llmtune.config.origin import Layer, Origin
+from llmtune.config.secrets import redacted
 from llmtune.config.settings import Config
+from llmtune.config.shipped import defaults
+from llmtune.config.stored import plain
 from llmtune.config.typed import Arguments, Setting, arrange
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_typed_lines: dict[str, str] = {}
+"""of a sweep: a line for Hydra -> what was typed"""
 
 Job = Callable[[Config, "DictConfig", list[str]], int]
 
@@ -36,7 +42,7 @@ class Composition:
     """group -> option"""
     lines: list[str]
     """what was typed, recipes first, as it could be typed again"""
-    faults: list[Fault]
+    faults: list[Fault | str]
     """of the command line; `checked(cfg, origin, faults)` adds its own"""
 
 
@@ -66,7 +72,7 @@ def composed(arguments: Arguments | Sequence[str]) -> Composition:
     if not isinstance(arguments, Arguments):
         arguments = arrange(arguments)
     dirs = search_dirs(arguments.config_dirs)
-    faults: list[Fault] = []
+    faults: list[Fault | str] = []
     choices, values, hydra_lines = _sorted(arguments.settings, dirs, faults)
     try:
         cfg, chosen, layers = _hydra_composed([*choices, *hydra_lines, search_path(dirs)], dirs)
@@ -85,17 +91,8 @@ def search_path(dirs: Sequence[str]) -> str:
     return f"hydra.searchpath=[{quoted}]"
 
 
-def defaults() -> dict[str, Any]:
-    """group -> the option(s) that conf/train.yaml chooses."""
-    from omegaconf import OmegaConf
-
-    entries = OmegaConf.to_container(OmegaConf.load(os.path.join(conf_dir(), f"{PRIMARY}.yaml")))["defaults"]  # type: ignore
-    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
-    return {group: option for group, option in pairs if not group.startswith("override ")}
-
-
 def _sorted(
-    settings: Sequence[Setting], dirs: Sequence[str], faults: list[Fault]
+    settings: Sequence[Setting], dirs: Sequence[str], faults: list[Fault | str]
 ) -> tuple[list[str], list[Setting], list[str]]:
     """Settings as (choices of options for Hydra, values, lines about Hydra itself)."""
     usual = defaults()
@@ -130,14 +127,17 @@ def _wrong_choice(setting: Setting, usual: Any, dirs: Sequence[str]) -> list[Fau
     if value is None and usual is None:
         return []
     if isinstance(value, list) and not isinstance(usual, list):
-        return [Fault(group, f"{setting.text} was given{note}", "takes one option", f"type {group}=NAME; -m {group}=A,B tries several")]
+        return [Fault(group, f"{setting.text} was given{note}", "takes one option", f"-m {group}=A,B tries several")]
     faults = []
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in known:
             fix = did_you_mean(str(name), known)
             if "," in str(name):
-                several = f"type {group}=[{name}]" if isinstance(usual, list) else f"type -m {group}={name} to try one after the other"
-                fix = several
+                fix = (
+                    f"type {group}=[{name}]"
+                    if isinstance(usual, list)
+                    else f"-m {group}={name} tries one after another"
+                )
             given = "null" if name is None else f"'{name}'"
             faults.append(Fault(group, f"there is no option {given}{note}", allowed, fix))
     return faults
@@ -197,7 +197,7 @@ def _hydra_composed(lines: list[str], dirs: Sequence[str]) -> tuple[DictConfig, 
             merged = GlobalHydra.instance().config_loader().compute_defaults_list(PRIMARY, lines, RunMode.RUN)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(explain(error)) from error
-    choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
+    choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items() if "hydra/" not in str(group)}
     with open_dict(cfg):
         del cfg["hydra"]
     OmegaConf.set_struct(cfg, False)
@@ -215,7 +215,8 @@ def _multirun(word: str, arguments: Arguments, job: Job) -> int:
 
     def task(cfg: DictConfig) -> int:
         config = checked(cfg)
-        return job(config, OmegaConf.create(plain(config)), [plain_line(line) for line in HydraConfig.get().overrides.task])
+        lines = [plain_line(line) for line in HydraConfig.get().overrides.task]
+        return job(config, OmegaConf.create(plain(config)), lines)
 
     dirs = search_dirs(arguments.config_dirs)
     lines = [*(_sweep_line(setting) for setting in arguments.settings), search_path(dirs), f"hydra.job.name={word}"]
@@ -237,7 +238,7 @@ def _multirun(word: str, arguments: Arguments, job: Job) -> int:
 
 
 def _sweep_line(setting: Setting) -> str:
-    """A typed setting for Hydra's own grammar: values that it can't read are quoted, unknown keys let pass to `check`."""
+    """A setting for Hydra's own grammar: values that it can't read are quoted, unknown keys let pass to `check`."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -247,9 +248,11 @@ def _sweep_line(setting: Setting) -> str:
     except HydraException:
         text = "'" + text.replace("'", "\\'") + "'"
     is_choice = setting.key in defaults() or setting.key.split(".")[0].split("/")[0] == "hydra"
-    return f"{'' if is_choice else '++'}{setting.key}={text}"
+    line = f"{'' if is_choice else '++'}{setting.key}={text}"
+    _typed_lines[line] = setting.line
+    return line
 
 
 def plain_line(line: str) -> str:
-    """A line of a sweep as the user would type it."""
-    return line.lstrip("+")
+    """A line of Hydra's sweep as the user typed it: for a sweeper, which sees what `_sweep_line` made."""
+    return _typed_lines.get(line, line.lstrip("+"))

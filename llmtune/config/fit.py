@@ -26,7 +26,7 @@ def members(kind: Any) -> tuple[Any, ...]:
 def fit(value: Any, kind: Any) -> Any:
     """`value` as the type `kind` has it: 3 for a float is 3.0, "1e-5" for a float is a number, 3.0 for an int is 3.
 
-    Raises Misfit. A bool is never a number, and nothing but text is text: YAML's `no` and `1e5` would lose their spelling.
+    Raises Misfit. A bool is never a number, and only text is text: YAML's `no` and `1e5` have lost their spelling.
     """
     kinds = members(kind)
     if Any in kinds:
@@ -52,9 +52,12 @@ def _converted(value: Any, kind: Any, *, alone: bool) -> Any:
         return {fit(key, of_key): fit(element, of_value) for key, element in value.items()}
     if kind is bool and isinstance(value, str) and alone:
         return TRUTHS[value.lower()] if value.lower() in TRUTHS else _refuse()
-    if kind in (int, float) and not isinstance(value, bool):
-        if isinstance(value, (int, float)) or (alone and isinstance(value, str)):
-            return _number(value, kind)
+    if (
+        kind in (int, float)
+        and not isinstance(value, bool)
+        and isinstance(value, (int, float, str) if alone else (int, float))
+    ):
+        return _number(value, kind)
     return _refuse()
 
 

@@ -17,7 +17,7 @@ def conf_dir() -> str:
 
 
 def search_dirs(config_dirs: Sequence[str] = ()) -> list[str]:
-    """The shipped folder, `./conf`, then each of `--config-dir`. The first that holds a file wins: users add, never shadow."""
+    """The shipped folder, `./conf`, each of `--config-dir`. The first to hold a file wins: users add, never shadow."""
     found: list[str] = []
     for folder in (conf_dir(), os.path.join(os.getcwd(), "conf"), *config_dirs):
         path = os.path.realpath(folder)
@@ -79,5 +79,8 @@ def headline(path: str) -> str:
 
 def short(path: str) -> str:
     """A path as it should stand in a message: relative to the current folder where it lies below it."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive, on Windows
+        return path
     return path if relative.startswith("..") else relative

@@ -44,7 +44,9 @@ class Part:
 def find_part(group: str, name: Any, plugins: Sequence[str], where: str, note: str = "") -> Part:
     """The part `name` of a shelf, of llmtune or of one of the plug-in packages. Raises ConfigError."""
     if not isinstance(name, str) or not name.isidentifier():
-        raise ConfigError(Fault(where, f"{name!r} was given{note}", "must be the name of a part, such as the file's name"))
+        raise ConfigError(
+            Fault(where, f"{name!r} was given{note}", f"must be the name of a part: {', '.join(shelf(group))}")
+        )
     for package in ("llmtune", *plugins):
         path = source_file(f"{package}.{group}.{name}")
         if path:
@@ -96,7 +98,9 @@ def read_part(module: str, path: str) -> Part:
     fields = {
         line.target.id: _evaluated(line.annotation)
         for line in classes[0].body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.unparse(line.annotation)
+        if isinstance(line, ast.AnnAssign)
+        and isinstance(line.target, ast.Name)
+        and "ClassVar" not in ast.unparse(line.annotation)
     }
     return Part(module, classes[0].name, fields, is_light(module))
 
@@ -108,13 +112,12 @@ def _tree(path: str) -> ast.Module:
 
 
 def _settings_classes(tree: ast.Module) -> list[ast.ClassDef]:
-    return [
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        and not node.name.startswith("_")
-        and any(ast.unparse(decorator).split("(")[0] in ("dataclass", "dataclasses.dataclass") for decorator in node.decorator_list)
-    ]
+    def is_dataclass(node: ast.ClassDef) -> bool:
+        names = [ast.unparse(decorator).split("(")[0] for decorator in node.decorator_list]
+        return bool({"dataclass", "dataclasses.dataclass"} & set(names))
+
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    return [node for node in classes if is_dataclass(node)]
 
 
 def _evaluated(annotation: ast.expr) -> Any:
@@ -128,7 +131,7 @@ def _evaluated(annotation: ast.expr) -> Any:
 
 @functools.cache
 def is_light(module: str) -> bool:
-    """Do its imports at top level, and those of the modules of its package that it imports, stay within the standard library?"""
+    """Do its imports at top level, through the modules of its own package too, stay within the standard library?"""
     top = module.split(".")[0]
     seen, waiting = {module}, [module]
     while waiting:

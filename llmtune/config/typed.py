@@ -47,12 +47,13 @@ class Arguments:
     """`--cfg job`: print the composed config and stop"""
 
 
-def arrange(argv: Sequence[str], groups: Sequence[str] = ()) -> Arguments:
+def arrange(argv: Sequence[str]) -> Arguments:
     """Sort `argv`, whose flags, recipes and settings may stand in any order. What is typed wins over recipes.
 
     Raises ConfigError with all faults of the line.
     """
-    found, faults = Arguments(), []
+    found = Arguments()
+    faults: list[Fault | str] = []
     typed: list[Setting] = []
     rest = list(argv)
     while rest:
@@ -74,6 +75,23 @@ def arrange(argv: Sequence[str], groups: Sequence[str] = ()) -> Arguments:
     return found
 
 
+def arrange_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`argv` of a word that takes plain words: (words, folders of --config-dir). Raises ConfigError."""
+    found = Arguments()
+    words: list[str] = []
+    faults: list[Fault | str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("-"):
+            faults += _flag(word, rest, found)
+        else:
+            words.append(word)
+    if faults:
+        raise ConfigError(*faults)
+    return words, found.config_dirs
+
+
 def _flag(word: str, rest: list[str], found: Arguments) -> list[Fault]:
     name, sign, value = word.partition("=")
     kind = FLAGS.get(name)
@@ -83,7 +101,8 @@ def _flag(word: str, rest: list[str], found: Arguments) -> list[Fault]:
     if kind is None:
         if sign:
             return [Fault(word, "settings are written without dashes", "", f"type {word.lstrip('-')}")]
-        return [Fault(word, "no such flag", "allowed: -m, --cfg job, --config-dir DIR, --help", did_you_mean(word, FLAGS))]
+        allowed = "allowed: -m, --cfg job, --config-dir DIR, --help"
+        return [Fault(word, "no such flag", allowed, did_you_mean(word, FLAGS))]
     if not sign:
         value = rest.pop(0) if rest else ""
     if kind == "show":
@@ -117,10 +136,10 @@ def read_setting(line: str) -> Setting:
 
 
 def read_value(text: str) -> Any:
-    """The value of a typed text: a number, true/false, null, list or mapping where it reads as one, else the text itself.
+    """The value of a typed text: number, true/false, null, list or mapping where it reads as one, else the text itself.
 
-    Hydra's grammar decides, quotes and `${...}` included. What it can't read (Chinese, `;`, a path with `=`), what it would
-    unescape (`C:\\data`) or take for a sweep (`a, b`) is plain text; a list or mapping that it can't read is read as YAML.
+    Hydra's grammar decides, quotes and `${...}` included. What it can't read (Chinese, `;`, a path with `=`), would
+    unescape (`C:\\data`) or take for a sweep (`a, b`) is plain text; a list or mapping that it can't read is YAML.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -209,11 +228,14 @@ def to_text(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
-    return next((text for text in (value, f"'{value}'", f'"{value}"', f"'{escaped}'") if read_value(text) == value), value)
+    texts = (value, f"'{value}'", f'"{value}"', f"'{escaped}'")
+    return next((text for text in texts if read_value(text) == value), value)
 
 
 def yaml_words(error: Exception) -> str:
     """A YAML error in one line, with line and column where it has them."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"is no YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else f"can't be read: {problem}"
+    if not mark:
+        return f"can't be read: {problem}"
+    return f"is no YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}"
