@@ -87,11 +87,10 @@ def _writable(root: Path, log: Log) -> Path:
         with tempfile.TemporaryFile(dir=root):
             return root
     except OSError as error:
-        if (root / "rows").is_dir() and not os.access(root, os.W_OK):
-            log(f"cache: {root} is read-only")
         aside = Path(tempfile.gettempdir()) / f"llmtune-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
         aside.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log(f"cache: {root} can't be written ({error.strerror or error}); using {aside}. data.cache_dir=DIR chooses another")
+        why = error.strerror or error
+        log(f"cache: {root} can't be written ({why}); using {aside}. data.cache_dir=DIR chooses another")
         return aside
 
 
@@ -104,7 +103,9 @@ def _acquire(lock: filelock.BaseFileLock, owner: Path, kind: str, timeout_s: flo
         try:
             lock.acquire(timeout=timeout_s, poll_interval=0.1)
         except filelock.Timeout:
-            raise LlmtuneError(f"{kind}: {holder} has held {lock.lock_file} for {timeout_s:.0f} s; end it, or data.cache_dir=DIR") from None
+            raise LlmtuneError(
+                f"{kind}: {holder} has held {lock.lock_file} for {timeout_s:.0f} s; end it, or data.cache_dir=DIR"
+            ) from None
     owner.write_text(f"process {os.getpid()}")
 
 

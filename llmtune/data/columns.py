@@ -28,20 +28,22 @@ class Role:
     """header names that are taken when the user named none"""
 
 
-TEXT = Role(
+def _role(name: str, required: bool, guesses: str) -> Role:
+    return Role(name, required, tuple(guesses.split()))
+
+
+TEXT = _role(
     "text",
     True,
-    ("text", "sentence", "review", "content", "document", "comment", "tweet", "utterance", "query", "body")
-    + ("sentence1", "text1", "text_a", "question1", "premise", "文本", "内容", "评论"),
+    "text sentence review content document comment tweet utterance query body "
+    "sentence1 text1 text_a question1 premise 文本 内容 评论",
 )
-TEXT_PAIR = Role(
-    "text_pair", False, ("text_pair", "sentence2", "text2", "text_b", "question2", "hypothesis", "pair")
-)
-LABEL = Role(
+TEXT_PAIR = _role("text_pair", False, "text_pair sentence2 text2 text_b question2 hypothesis pair")
+LABEL = _role(
     "label",
     True,
-    ("label", "labels", "class", "category", "categories", "sentiment", "score", "rating", "stars", "polarity")
-    + ("intent", "topic", "emotion", "emotions", "similarity", "target", "标签", "类别"),
+    "label labels class category categories sentiment score rating stars polarity "
+    "intent topic emotion emotions similarity target 标签 类别",
 )
 
 
@@ -85,7 +87,7 @@ def _label_word(value: Any) -> str:
 
 
 def as_label(value: Any) -> str:
-    """A label as JSON: a text as the user wrote it (`1`, `1.0`, `no` and `true` stay what they are), or a list of them."""
+    """A label as JSON: a text as the user wrote it (`1`, `1.0`, `no`, `true` stay what they are), or a list of them."""
     if isinstance(value, (list, tuple)):
         return json.dumps([_label_word(one) for one in value], ensure_ascii=False)
     return json.dumps(_label_word(value), ensure_ascii=False)
@@ -151,7 +153,9 @@ def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[
     for role in roles:
         given = named.get(role.name)
         if given is not None:
-            wrong = [fault for key in (given if isinstance(given, list) else [given]) if (fault := _fault(table, role, key))]
+            wrong = [
+                fault for key in (given if isinstance(given, list) else [given]) if (fault := _fault(table, role, key))
+            ]
             faults += wrong
             if not wrong:
                 keys[role.name] = given
@@ -162,7 +166,10 @@ def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[
             faults.append(_which(table, roles, missing))
     if faults:
         raise DataError(*faults)
-    return {name: Column(key, _getter(table, next(role for role in roles if role.name == name), key)) for name, key in keys.items()}
+    return {
+        name: Column(key, _getter(table, next(role for role in roles if role.name == name), key))
+        for name, key in keys.items()
+    }
 
 
 def _guess(table: Table, roles: Sequence[Role], keys: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +234,12 @@ def _fault(table: Table, role: Role, key: str | int) -> Fault | None:
     if table.names.count(key) == 1:
         return None
     if table.names.count(key) > 1:
-        return Fault(where, f"{table.shown} has {table.names.count(key)} columns named {key!r}", "", f"{where}={table.names.index(key)}")
+        return Fault(
+            where,
+            f"{table.shown} has {table.names.count(key)} columns named {key!r}",
+            "",
+            f"{where}={table.names.index(key)}",
+        )
     if any(isinstance(row, dict) and _at(row, key) is not MISSING for row in table.sample):
         return None
     near = nearest(key, table.names) or next((name for name in table.names if name.lower() == key.lower()), None)
@@ -249,7 +261,15 @@ def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
     free = iter(name for name in examples if name not in map(str, known.values()))
     typed = " ".join(f"data.columns.{name}={known.get(name, None) if name in known else next(free)}" for name in wanted)
     if len(names) < len(wanted):
-        return Fault(table.shown, f"has {len(names)} column(s), {len(wanted)} are needed", _shown(table), "data.delimiter=... if it has more")
+        return Fault(
+            table.shown,
+            f"has {len(names)} column(s), {len(wanted)} are needed",
+            _shown(table),
+            "data.delimiter=... if it has more",
+        )
     return Fault(
-        table.shown, f"can't tell which column is the {' and which the '.join(missing)}", _shown(table), f"name them: {typed}"
+        table.shown,
+        f"can't tell which column is the {' and which the '.join(missing)}",
+        _shown(table),
+        f"name them: {typed}",
     )

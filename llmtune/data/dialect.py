@@ -70,7 +70,12 @@ class Dialect:
 
 
 def _unclosed(where: str, quote: str | None) -> Fault:
-    return Fault(where, f"a {quote} that opens here is never closed", "", "close it, or data.quote=none if quotes are plain characters")
+    return Fault(
+        where,
+        f"a {quote} that opens here is never closed",
+        "",
+        "close it, or data.quote=none if quotes are plain characters",
+    )
 
 
 def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: str, quote: str, shown: str) -> Dialect:
@@ -102,7 +107,9 @@ def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: s
 
 def _one_character(where: str, text: str) -> str:
     if len(text) != 1:
-        raise DataError(Fault(where, f"{text!r} is not one character", "auto, a character, or " + " ".join(WORDS), f"{where}=auto"))
+        raise DataError(
+            Fault(where, f"{text!r} is not one character", "auto, a character, or " + " ".join(WORDS), f"{where}=auto")
+        )
     return text
 
 
@@ -161,7 +168,9 @@ def _settle_quotes(dialect: Dialect, read: Callable[[], Iterator[str]], sample: 
     if not uneven:
         if dialect.delimiter == "\t":
             # writers of tab-separated files quote every text, or those that hold quotes (and double them)
-            return replace(dialect, quote='"') if opened == enclosed and (doubled or _all_quoted(plain, sample)) else plain
+            return (
+                replace(dialect, quote='"') if opened == enclosed and (doubled or _all_quoted(plain, sample)) else plain
+            )
         if opened > enclosed:
             return plain
     choices = [replace(dialect, quote='"'), replace(dialect, quote='"', escape="\\")]

@@ -16,7 +16,8 @@ import pyarrow
 
 from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data import cache
-from llmtune.data.rows import RawSplits, open_arrow
+from llmtune.data.arrow_files import open_arrow
+from llmtune.data.rows import RawSplits
 
 if TYPE_CHECKING:
     import datasets
@@ -35,7 +36,7 @@ class EncodedSplits:
     """Tokenised rows: memory-mapped data sets, what the report says of their lengths, and their fingerprint."""
 
     splits: dict[str, datasets.Dataset]
-    """columns: input_ids, token_type_ids (where made), length, target (where given), text, text_pair?, label?, file, line"""
+    """columns: input_ids, token_type_ids (where made), length, target (where given), and those of the raw rows"""
     report: dict[str, dict[str, Any]]
     fingerprint: str
 
@@ -81,14 +82,18 @@ def encode_splits(
         report = {}
         for split, rows in raw.splits.items():
             own = targets[split] if targets is not None else None
-            report[split] = _Writing(encode, limits, unknown_id, should_stop).write(split, rows, own, folder / f"{split}.arrow")
+            report[split] = _Writing(encode, limits, unknown_id, should_stop).write(
+                split, rows, own, folder / f"{split}.arrow"
+            )
         _refuse(report, limits, limits.on_overlength == "error")
         (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
     folder = cache.cached("tokens", parts, build, Path(cache_dir) if cache_dir else None, log)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     _refuse(report, limits, limits.on_overlength == "truncate")
-    return EncodedSplits({split: open_arrow(folder / f"{split}.arrow") for split in report}, report, cache.key_of(parts))
+    return EncodedSplits(
+        {split: open_arrow(folder / f"{split}.arrow") for split in report}, report, cache.key_of(parts)
+    )
 
 
 def _refuse(report: dict[str, dict[str, Any]], limits: Limits, applies: bool) -> None:
@@ -100,13 +105,25 @@ def _refuse(report: dict[str, dict[str, Any]], limits: Limits, applies: bool) ->
             continue
         over, tokens = facts["overlength"], facts["tokens"]
         share = over["share"]
-        given = f"{over['rows']} of {facts['rows_encoded']} rows ({share:.1%}) are longer than {limits.max_tokens} tokens"
+        given = (
+            f"{over['rows']} of {facts['rows_encoded']} rows ({share:.1%}) are longer than {limits.max_tokens} tokens"
+        )
         seen = f"95 of 100 have at most {tokens['p95']}, the longest {tokens['max']}; {', '.join(over['lines'][:5])}"
         if limits.on_overlength == "error":
-            faults.append(Fault(f"data.{split}", f"{given} ({seen})", "data.on_overlength=error", "data.on_overlength=truncate or drop"))
+            faults.append(
+                Fault(
+                    f"data.{split}",
+                    f"{given} ({seen})",
+                    "data.on_overlength=error",
+                    "data.on_overlength=truncate or drop",
+                )
+            )
         else:
-            fix = f"data.max_tokens={tokens['p95']} if the model can, or data.max_truncated_share={min(1.0, np.ceil(share * 100) / 100):g}"
-            faults.append(Fault(f"data.{split}", f"{given} and would be cut ({seen})", f"data.max_truncated_share={most:g}", fix))
+            enough = min(1.0, np.ceil(share * 100) / 100)
+            fix = f"data.max_tokens={tokens['p95']} if the model can, or data.max_truncated_share={enough:g}"
+            faults.append(
+                Fault(f"data.{split}", f"{given} and would be cut ({seen})", f"data.max_truncated_share={most:g}", fix)
+            )
     if faults:
         raise DataError(*faults)
 
@@ -158,7 +175,14 @@ class _Writing:
                 stream.close()
         if not self.kept:
             where = f"all {len(self.lengths)} rows are longer than {self.limits.max_tokens} tokens"
-            raise DataError(Fault(f"data.{split}", f"no row is left: {where}", "data.on_overlength=drop", "data.on_overlength=truncate"))
+            raise DataError(
+                Fault(
+                    f"data.{split}",
+                    f"no row is left: {where}",
+                    "data.on_overlength=drop",
+                    "data.on_overlength=truncate",
+                )
+            )
         return self._report()
 
     def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
@@ -167,7 +191,9 @@ class _Writing:
         ids = tokens["input_ids"]
         over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         self.over_rows += len(over)
-        self.over_lines += [f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]]
+        self.over_lines += [
+            f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]
+        ]
         self.lengths.extend(full)
         data: dict[str, Any] = {"input_ids": pyarrow.array(ids, pyarrow.list_(pyarrow.int32()))}
         if "token_type_ids" in tokens:
@@ -176,7 +202,11 @@ class _Writing:
         if kind is not None:
             data["target"] = pyarrow.array(columns["target"], kind)
         types = {"line": pyarrow.int64()}
-        data |= {name: pyarrow.array(columns[name], types.get(name, pyarrow.string())) for name in (*texts, *NOT_TEXT) if name in columns}
+        data |= {
+            name: pyarrow.array(columns[name], types.get(name, pyarrow.string()))
+            for name in (*texts, *NOT_TEXT)
+            if name in columns
+        }
         batch = pyarrow.RecordBatch.from_pydict(data)
         if over and self.limits.on_overlength == "drop":
             keep = np.setdiff1d(np.arange(len(ids)), over)
@@ -197,15 +227,24 @@ class _Writing:
         chars = [sum(len(value or "") for value in values) for values in zip(*texts.values())]
         huge = {i for i, count in enumerate(chars) if count > most}
         if huge:
-            texts = {name: [value[:most] if i in huge and value else value for i, value in enumerate(values)] for name, values in texts.items()}
-        tokens = {name: list(values) for name, values in self.encode(texts, None).items() if name in ("input_ids", "token_type_ids")}
+            texts = {
+                name: [value[:most] if i in huge and value else value for i, value in enumerate(values)]
+                for name, values in texts.items()
+            }
+        tokens = {
+            name: list(values)
+            for name, values in self.encode(texts, None).items()
+            if name in ("input_ids", "token_type_ids")
+        }
         full = [len(row) for row in tokens["input_ids"]]
         for i in huge:
             full[i] = round(full[i] * chars[i] / sum(len(values[i] or "") for values in texts.values()))
         self.estimated += len(huge)
         over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         if over and self.limits.on_overlength == "truncate":
-            cut = self.encode({name: [values[i] for i in over] for name, values in texts.items()}, self.limits.max_tokens)
+            cut = self.encode(
+                {name: [values[i] for i in over] for name, values in texts.items()}, self.limits.max_tokens
+            )
             for name, values in tokens.items():
                 for place, i in enumerate(over):
                     values[i] = cut[name][place]

@@ -40,10 +40,21 @@ class HubSplit:
         def stream() -> Iterator[Line]:
             for line, row in enumerate(self.rows, 1):
                 # labels are numbers in the file and names in its card; -1 says that a row has none
-                named = {name: kind.int2str(row[name]) if (row[name] or 0) >= 0 else None for name, kind in classes.items() if row[name] is not None}
+                named = {
+                    name: kind.int2str(row[name]) if (row[name] or 0) >= 0 else None
+                    for name, kind in classes.items()
+                    if row[name] is not None
+                }
                 yield self.shown, line, {**row, **named}, None
 
-        return Table(self.shown, names, len(names), stream, found={"format": "hub"}, sample=[next(stream())[2]] if len(self.rows) else [])
+        return Table(
+            self.shown,
+            names,
+            len(names),
+            stream,
+            found={"format": "hub"},
+            sample=[next(stream())[2]] if len(self.rows) else [],
+        )
 
 
 def load(source: Source, split: str, offline: bool) -> HubSplit:
@@ -68,6 +79,11 @@ def load(source: Source, split: str, offline: bool) -> HubSplit:
         names = list(found)
         hint = did_you_mean(wanted[0], names)
         raise DataError(
-            Fault(where, f"{source.shown!r} has no split {wanted[0]!r}", f"it has {', '.join(names)}", hint or f"{where}={name}@{names[0]}")
+            Fault(
+                where,
+                f"{source.shown!r} has no split {wanted[0]!r}",
+                f"it has {', '.join(names)}",
+                hint or f"{where}={name}@{names[0]}",
+            )
         )
     return HubSplit(f"{name}@{match}", found[match])

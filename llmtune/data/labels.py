@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import DataError, Fault, did_you_mean
+from llmtune.data.arrow_files import column_list
 from llmtune.data.splits import is_number
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from llmtune.data.rows import RawSplits
 
-Label = "str | list[str]"
 MOST_NUMBERS = 30
 SHOWN = 20
 
@@ -90,14 +90,22 @@ def read_label_names(setting: str | list[str] | None) -> list[str] | None:
     if isinstance(setting, str):
         path = Path(setting).expanduser()
         if not path.is_file():
-            raise DataError(Fault("data.label_names", f"{setting!r} is no file", "a list of names, or a file with one a line"))
+            raise DataError(
+                Fault("data.label_names", f"{setting!r} is no file", "a list of names, or a file with one a line")
+            )
         text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines() if line.strip()]
+        names = (
+            json.loads(text)
+            if text.lstrip().startswith("[")
+            else [line.strip() for line in text.splitlines() if line.strip()]
+        )
     else:
         names = list(setting)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise DataError(Fault("data.label_names", f"{wrong[0]!r} is no text", "names are texts", f"quote it: '{wrong[0]}'"))
+        raise DataError(
+            Fault("data.label_names", f"{wrong[0]!r} is no text", "names are texts", f"quote it: '{wrong[0]}'")
+        )
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated or len(names) < 2:
         what = f"{repeated[0]!r} stands twice" if repeated else f"{len(names)} name(s); at least 2 are needed"
@@ -106,14 +114,19 @@ def read_label_names(setting: str | list[str] | None) -> list[str] | None:
 
 
 def build_table(labels: Iterable[str | list[str]], label_names: Sequence[str] | None = None) -> LabelTable:
-    """Ids for the labels of train: in the order of `label_names`, else sorted (numbers by value), whatever the rows' order.
+    """Ids for the labels of train: in the order of `label_names`, else sorted (numbers by value).
 
     With names given, labels may be those names, or numbers counted from 0; from 1 where the highest is the number
     of names and 0 does not occur. DataError where labels fit neither.
     """
     found = {word for label in labels for word in (label if isinstance(label, list) else [label])}
     if label_names is None:
-        names = sorted(found, key=lambda name: (0, float(name), name) if is_number(name) and math.isfinite(float(name)) else (1, 0.0, name))
+        names = sorted(
+            found,
+            key=lambda name: (
+                (0, float(name), name) if is_number(name) and math.isfinite(float(name)) else (1, 0.0, name)
+            ),
+        )
         return LabelTable(tuple(names), {name: i for i, name in enumerate(names)})
     ids = {name: i for i, name in enumerate(label_names)}
     strange = sorted(found - ids.keys())
@@ -144,8 +157,8 @@ def label_splits(
     problem: str = "auto",
     table: LabelTable | None = None,
 ) -> Labelled:
-    """Targets of every split. `table`: that of a trained model, which the rows have to fit. DataError with all faults."""
-    labels = {split: label_lists(rows["label"], delimiter) for split, rows in raw.splits.items()}
+    """Targets of every split; DataError with all faults. `table`: that of a trained model, which the rows have to fit."""
+    labels = {split: label_lists(column_list(rows, "label"), delimiter) for split, rows in raw.splits.items()}
     first = next(iter(labels))
     kind = problem_type(labels[first]) if problem == "auto" else problem
     faults = _misfits(raw, labels, kind)
@@ -155,7 +168,9 @@ def label_splits(
         return _numbers(raw, labels)
     table = table or build_table(labels[first], read_label_names(label_names))
     if kind == "multi_label":
-        labels = {split: [[label] if isinstance(label, str) else label for label in rows] for split, rows in labels.items()}
+        labels = {
+            split: [[label] if isinstance(label, str) else label for label in rows] for split, rows in labels.items()
+        }
     counts = {split: _counts(rows) for split, rows in labels.items()}
     faults = [fault for split in labels for fault in _unknown(raw, labels, split, first, counts, table)]
     faults += _one_class(first, counts[first], table) if first == "train" else []
@@ -191,7 +206,11 @@ def _misfits(raw: RawSplits, labels: dict[str, list[Any]], kind: str) -> list[Fa
     faults = []
     for split, rows in labels.items():
         if kind == "regression":
-            bad = [i for i, label in enumerate(rows) if isinstance(label, list) or not is_number(label) or not math.isfinite(float(label))]
+            bad = [
+                i
+                for i, label in enumerate(rows)
+                if isinstance(label, list) or not is_number(label) or not math.isfinite(float(label))
+            ]
             what, fix = "is no finite number, as regression needs", "task.problem_type=single_label"
         elif kind == "single_label":
             bad = [i for i, label in enumerate(rows) if isinstance(label, list)]
@@ -207,11 +226,18 @@ def _misfits(raw: RawSplits, labels: dict[str, list[Any]], kind: str) -> list[Fa
 
 
 def _unknown(
-    raw: RawSplits, labels: dict[str, list[Any]], split: str, first: str, counts: dict[str, Counter[str]], table: LabelTable
+    raw: RawSplits,
+    labels: dict[str, list[Any]],
+    split: str,
+    first: str,
+    counts: dict[str, Counter[str]],
+    table: LabelTable,
 ) -> list[Fault]:
     faults = []
     for word in sorted(set(counts[split]) - table.ids.keys()):
-        rows = [i for i, label in enumerate(labels[split]) if word == label or (isinstance(label, list) and word in label)]
+        rows = [
+            i for i, label in enumerate(labels[split]) if word == label or (isinstance(label, list) and word in label)
+        ]
         same = next((name for name in table.ids if _alike(word, name)), None)
         hint = f"train writes it {same!r}" if same else did_you_mean(word, table.ids)
         missing = "train" if first == "train" else "the model's labels"
@@ -258,5 +284,11 @@ def _numbers(raw: RawSplits, labels: dict[str, list[Any]]) -> Labelled:
     }
     first = next(iter(targets))
     if first == "train" and report[first]["distinct"] < 2:
-        raise DataError(Fault("data.train", f"all {len(targets[first])} rows have the score {targets[first][0]:g}", "scores must differ"))
+        raise DataError(
+            Fault(
+                "data.train",
+                f"all {len(targets[first])} rows have the score {targets[first][0]:g}",
+                "scores must differ",
+            )
+        )
     return Labelled("regression", None, targets, report)

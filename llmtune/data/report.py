@@ -12,7 +12,9 @@ SHOWN_LABELS, SHOWN_LINES = 12, 3
 UNKNOWN_SHARE = 0.05
 
 
-def data_report(raw: RawSplits, labelled: Labelled | None = None, encoded: EncodedSplits | None = None) -> dict[str, Any]:
+def data_report(
+    raw: RawSplits, labelled: Labelled | None = None, encoded: EncodedSplits | None = None
+) -> dict[str, Any]:
     """All that reading, labelling and encoding found out, by split; plain JSON."""
     splits: dict[str, dict[str, Any]] = {}
     for split, facts in raw.report["splits"].items():
@@ -21,7 +23,9 @@ def data_report(raw: RawSplits, labelled: Labelled | None = None, encoded: Encod
             splits[split]["labels"] = labelled.report[split]
         if encoded is not None:
             lengths = encoded.report[split]
-            splits[split] |= {name: lengths[name] for name in ("tokens", "overlength", "unknown_share") if name in lengths}
+            splits[split] |= {
+                name: lengths[name] for name in ("tokens", "overlength", "unknown_share") if name in lengths
+            }
             splits[split]["rows_kept"] = lengths["rows_kept"]
             over = lengths["overlength"]
             if over["policy"] == "drop" and over["rows"]:
@@ -42,7 +46,11 @@ def summary(report: dict[str, Any]) -> list[str]:
     for pair, shared in report["overlap"].items():
         one, two = pair.split("/")
         if shared["near_rows"]:
-            nearly = f", {shared['near_rows']:,} if case and punctuation are passed over" if shared["near_rows"] > shared["rows"] else ""
+            nearly = (
+                f", {shared['near_rows']:,} if case and punctuation are passed over"
+                if shared["near_rows"] > shared["rows"]
+                else ""
+            )
             lines.append(f"warning: {shared['rows']:,} rows of {two} have a text that stands in {one}{nearly}")
     return lines + [f"warning: {warning}" for warning in report.get("warnings", [])]
 
@@ -88,10 +96,13 @@ def _lengths(facts: dict[str, Any]) -> list[str]:
     line = f"tokens: median {tokens['p50']}, 95 of 100 rows at most {tokens['p95']}, longest {tokens['max']}"
     if over["rows"]:
         done = {"truncate": "cut", "drop": "dropped"}[over["policy"]]
-        line += f"; {over['rows']:,} rows ({over['share']:.1%}) {done} at {over['max_tokens']}, {over['tokens_lost']:,} tokens lost"
+        line += f"; {over['rows']:,} rows ({over['share']:.1%}) {done} at {over['max_tokens']}"
+        line += f", {over['tokens_lost']:,} tokens lost"
     lines = [line]
     if facts.get("unknown_share", 0) > UNKNOWN_SHARE:
-        lines.append(f"warning: {facts['unknown_share']:.0%} of the tokens are unknown to the tokenizer; is the model of this language?")
+        lines.append(
+            f"warning: {facts['unknown_share']:.0%} of the tokens are unknown to the tokenizer; does it know this language?"
+        )
     return lines
 
 

@@ -24,7 +24,7 @@ FORMATS = {
 }
 SAMPLES = Path(__file__).parents[1] / "samples"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)?(@[\w.+-]+)?")
-SPLIT_WORDS = re.compile(r"(^|[^a-z])(train|training|dev|val|valid|validation|test)([^a-z]|$)", re.IGNORECASE)
+SPLIT_WORD = re.compile(r"(^|[^a-z])(train|training|dev|val|valid|validation|test)([^a-z]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,20 @@ def _sources_of(where: str, item: str, format: str) -> list[Source]:
 
 
 def _looks_like_a_file(path: Path) -> bool:
-    return path.suffix.lower() in FORMATS.keys() | OPENERS.keys() or path.parent.is_dir() and path.parent != Path()
+    return path.suffix.lower() in FORMATS.keys() | OPENERS.keys() or (path.parent.is_dir() and path.parent != Path())
 
 
 def _missing(where: str, item: str, path: Path) -> Fault:
     parent = path.parent
     if not parent.is_dir():
-        return Fault(where, f"{item!r} does not exist: there is no folder {str(parent)!r}", f"looked from {os.getcwd()}")
+        return Fault(
+            where, f"{item!r} does not exist: there is no folder {str(parent)!r}", f"looked from {os.getcwd()}"
+        )
     names = sorted(entry.name for entry in parent.iterdir())
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return Fault(where, f"{item!r} does not exist", f"the folder holds {shown or 'nothing'}", did_you_mean(path.name, names))
+    return Fault(
+        where, f"{item!r} does not exist", f"the folder holds {shown or 'nothing'}", did_you_mean(path.name, names)
+    )
 
 
 def format_of(path: Path) -> str | None:
@@ -121,23 +125,29 @@ def _folder(where: str, path: Path, shown: str, format: str) -> list[Source]:
             return [Source("text_folders", shown, path)]
         names = ", ".join(folder.name for folder in folders[:8])
         raise DataError(
-            Fault(where, f"no folder in {shown!r} holds files", f"it holds the folders {names}", f"data.train={shown}/{folders[0].name}")
+            Fault(
+                where,
+                f"no folder in {shown!r} holds files",
+                f"it holds the folders {names}",
+                f"data.train={shown}/{folders[0].name}",
+            )
         )
-    files = [entry for entry in entries if entry.is_file() and (format != "auto" or format_of(entry) not in (None, "csv"))]
-    files = files or [entry for entry in entries if entry.suffix == ".csv"]
+    files = [entry for entry in entries if entry.is_file() and (format != "auto" or _holds_rows(entry))]
     if not files:
         raise DataError(Fault(where, f"the folder {shown!r} holds neither data files nor a folder per class"))
-    if len(files) > 1 and any(SPLIT_WORDS.search(file.name) for file in files):
-        shards = {SPLIT_WORDS.search(file.name) and SPLIT_WORDS.search(file.name)[2].lower() for file in files}  # type: ignore[index]
-        if len(shards) > 1:
-            names = ", ".join(file.name for file in files[:8])
-            raise DataError(
-                Fault(where, f"the folder {shown!r} holds files of several splits: {names}", "", f"{where}={shown}/{files[0].name}")
-            )
+    words = {match[2].lower() for file in files if (match := SPLIT_WORD.search(file.name))}
+    if len(words) > 1:
+        names = ", ".join(file.name for file in files[:8])
+        given = f"the folder {shown!r} holds files of several splits: {names}"
+        raise DataError(Fault(where, given, "", f"{where}={os.path.join(shown, files[0].name)}"))
     return [_file(where, file, os.path.join(shown, file.name), format) for file in files]
 
 
-def check_class_folders(source: Source) -> list[Path]:
+def _holds_rows(path: Path) -> bool:
+    return format_of(path) is not None and path.suffix.lower() != ".txt"
+
+
+def class_folders(source: Source) -> list[Path]:
     """The class folders of a `text_folders` source that hold files, sorted."""
     folders = sorted(entry for entry in source.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     return [folder for folder in folders if any(child.is_file() for child in folder.iterdir())]

@@ -23,10 +23,10 @@ NO_LETTER = re.compile(r"[\W_]+")
 
 
 def text_keys(*texts: str) -> tuple[int, int]:
-    """64 bits of a row's texts, surrounding blanks apart; and 64 bits of their letters and digits alone, in one case."""
+    """64 bits of a row's texts, surrounding blanks apart; 64 bits of their letters and digits alone, in one case."""
     exact = "\x1f".join([text.strip() for text in texts])
     near = "\x1f".join([NO_LETTER.sub("", text).casefold() for text in texts])
-    return _bits(exact), _bits(near.strip("\x1f") and near or exact)
+    return _bits(exact), _bits(near if near.strip("\x1f") else exact)
 
 
 def _bits(text: str) -> int:
@@ -51,11 +51,11 @@ def is_number(text: str) -> bool:
 
 
 def strata(labels: Sequence[str | None], delimiter: str | None = None) -> npt.NDArray[np.int64]:
-    """A group for each row, from labels as JSON: the class; the rarest of several; a tenth of the range of many numbers."""
+    """A group for each row, from labels as JSON: the class; the rarest of several; a tenth of many numbers."""
     split = {raw: _words(raw, delimiter) for raw in set(labels)}
     counts: Counter[str] = Counter()
     for raw, times in Counter(labels).items():
-        counts.update({word: times for word in split[raw]})
+        counts.update(dict.fromkeys(split[raw], times))
     if len(counts) > MOST_CLASSES and all(len(words) == 1 and is_number(words[0]) for words in split.values()):
         values = np.array([float(split[raw][0]) for raw in labels])
         return np.searchsorted(np.quantile(values, np.arange(1, BINS) / BINS), values).astype(np.int64)
@@ -98,7 +98,7 @@ def part_rows(
 
     A part with a share above 0 gets at least one text, if more than one is there for train.
     """
-    _, first, inverse, repeats = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     inverse = inverse.reshape(-1)
     unit_group = np.full(len(first), np.iinfo(np.int64).max)
     np.minimum.at(unit_group, inverse, groups)

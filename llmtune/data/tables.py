@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.dialect import NAMES, find_dialect, looks_like_header
-from llmtune.data.sources import Source, check_class_folders
+from llmtune.data.sources import Source, class_folders
 from llmtune.data.text_encoding import Encoding, find_encoding, open_bytes, open_text, reading
 
 SAMPLE_ROWS = 200
@@ -73,12 +73,24 @@ def _lines(source: Source, encoding: Encoding) -> Iterator[str]:
 def _delimited(source: Source, encoding: Encoding, settings: DataSettings, known: set[str]) -> Table:
     shown = source.shown
     dialect = find_dialect(
-        lambda: _lines(source, encoding), format=source.format, delimiter=settings.delimiter, quote=settings.quote, shown=shown
+        lambda: _lines(source, encoding),
+        format=source.format,
+        delimiter=settings.delimiter,
+        quote=settings.quote,
+        shown=shown,
     )
-    sample = [fields for _, fields, _ in itertools.islice(dialect.rows(_lines(source, encoding), shown), SAMPLE_ROWS) if fields]
+    sample = [
+        fields
+        for _, fields, _ in itertools.islice(dialect.rows(_lines(source, encoding), shown), SAMPLE_ROWS)
+        if fields
+    ]
     if not sample:
         raise DataError(Fault(shown, "holds no rows"))
-    named = {name for name in _flat(settings.columns.text, settings.columns.text_pair, settings.columns.label) if isinstance(name, str)}
+    named = {
+        name
+        for name in _flat(settings.columns.text, settings.columns.text_pair, settings.columns.label)
+        if isinstance(name, str)
+    }
     stripped = [name.strip() for name in sample[0]]
     if settings.header == "auto":
         header = bool(named & set(stripped)) or looks_like_header(sample[0], sample[1:], known)
@@ -102,7 +114,14 @@ def _delimited(source: Source, encoding: Encoding, settings: DataSettings, known
 
     good = [row for row in sample[header:] if len(row) == width]
     if not good:
-        raise DataError(Fault(shown, "holds no rows besides its header" if header and len(sample) == 1 else "no row has as many fields as the header"))
+        raise DataError(
+            Fault(
+                shown,
+                "holds no rows besides its header"
+                if header and len(sample) == 1
+                else "no row has as many fields as the header",
+            )
+        )
     found = {
         "delimiter": NAMES.get(dialect.delimiter, dialect.delimiter),
         "quote": dialect.quote or "none",
@@ -149,7 +168,11 @@ def _json_lines(file: TextIO) -> Iterator[tuple[int, Any, str | None]]:
             try:
                 yield number, DECODER.decode(line), None
             except (json.JSONDecodeError, RecursionError) as error:
-                yield number, None, f"no valid JSON ({getattr(error, 'msg', 'nested too deep')}, column {getattr(error, 'colno', 1)})"
+                yield (
+                    number,
+                    None,
+                    f"no valid JSON ({getattr(error, 'msg', 'nested too deep')}, column {getattr(error, 'colno', 1)})",
+                )
 
 
 def _array_items(file: TextIO, shown: str) -> Iterator[tuple[int, Any, str | None]]:
@@ -170,7 +193,9 @@ def _array_items(file: TextIO, shown: str) -> Iterator[tuple[int, Any, str | Non
             more = file.read(step)
             if not more:
                 where = f"{shown}:{line + buffer.count(chr(10), at, error.pos)}"
-                raise DataError(Fault(where, f"no valid JSON ({error.msg})", "a list of objects, or one object a line")) from None
+                raise DataError(
+                    Fault(where, f"no valid JSON ({error.msg})", "a list of objects, or one object a line")
+                ) from None
             buffer, at, step = buffer[at:] + more, 0, step * 2
             continue
         yield line, value, None
@@ -223,12 +248,14 @@ def _parquet(source: Source) -> Table:
 
 
 def _text_folders(source: Source, settings: DataSettings) -> Table:
-    folders = check_class_folders(source)
+    folders = class_folders(source)
     root = Path(source.shown)
 
     def rows() -> Iterator[Line]:
         for folder in folders:
-            for path in sorted(child for child in folder.iterdir() if child.is_file() and not child.name.startswith(".")):
+            for path in sorted(
+                child for child in folder.iterdir() if child.is_file() and not child.name.startswith(".")
+            ):
                 shown = str(root / folder.name / path.name)
                 encoding = find_encoding(path, shown, settings.encoding)
                 with reading(shown, encoding.name), open_text(path, encoding) as file:

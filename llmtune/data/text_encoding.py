@@ -10,14 +10,14 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from llmtune.core.errors import DataError, Fault
 
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CHUNK_BYTES = 1 << 20
 MARKS = {
     codecs.BOM_UTF8: ("utf-8-sig", "utf-8 with BOM"),
@@ -51,10 +51,14 @@ def reading(shown: str, encoding: str = "utf-8") -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise DataError(
-            Fault(shown, f"can't be read as {encoding}: {error.reason} at byte {error.start}", "", "data.encoding=utf-8")
+            Fault(
+                shown, f"can't be read as {encoding}: {error.reason} at byte {error.start}", "", "data.encoding=utf-8"
+            )
         ) from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(Fault(shown, f"the compressed file is damaged: {error}", "", "copy or download it again")) from error
+        raise DataError(
+            Fault(shown, f"the compressed file is damaged: {error}", "", "copy or download it again")
+        ) from error
     except OSError as error:
         raise DataError(Fault(shown, f"can't be read: {error.strerror or error}")) from error
 
@@ -86,7 +90,12 @@ def _given(path: Path, shown: str, setting: str) -> Encoding:
         name = codecs.lookup(setting).name
     except LookupError:
         raise DataError(
-            Fault("data.encoding", f"{setting!r} is not known", "such as utf-8, utf-16, latin-1, gb18030", "data.encoding=auto")
+            Fault(
+                "data.encoding",
+                f"{setting!r} is not known",
+                "such as utf-8, utf-16, latin-1, gb18030",
+                "data.encoding=auto",
+            )
         ) from None
     with open_bytes(path) as file:
         marked = file.read(3) == codecs.BOM_UTF8
