@@ -18,6 +18,7 @@ from llmtune.config.settings import Config
 from llmtune.config.shelf import Part, find_part, source_file
 from llmtune.config.shipped import good_value
 from llmtune.config.stored import leaves
+from llmtune.config.typed import to_text
 from llmtune.core.errors import ConfigError, Fault, nearest
 
 FIELDS = typing.get_type_hints(Config)
@@ -152,6 +153,7 @@ class Check:
                 given, _, rest = words.partition("; ")
                 allowed, _, fix = rest.partition("; ")
                 allowed += _or_number(kind, field, values.get(field), allowed)
+                fix = fix or _several(values.get(field))
                 self.faults.append(Fault(key, given + self.origin.note(key), allowed, fix))
                 values = {**values, field: good_value(key, values.get(field))}
                 if field not in values or not path:
@@ -238,15 +240,22 @@ class Check:
     def _missing(self, key: str) -> Any:
         """Note that a section lacks a key; the shipped value, to go on with."""
         path, _, name = key.rpartition(".")
+        shipped = good_value(key, None)
         given = f"is missing{self.origin.note(f'{path}.name')}"
-        fix = f"add {name}: to the YAML, or take the rest from another option with  defaults: [OPTION, _self_]"
+        fix = f"add {name}: {to_text(shipped)}, or take the rest from another option with  defaults: [OPTION, _self_]"
+        if self.origin.place(path) == "typed":
+            fix = f"type {key}={to_text(shipped)}"
         self.faults.append(Fault(key, given, "a section has all its keys", fix))
-        return good_value(key, None)
+        return shipped
 
     def _misfit(self, path: str, value: Any, allowed: str, fix: str = "") -> None:
-        words = {None: "null", True: "true", False: "false"}
-        given = words[value] if value is None or isinstance(value, bool) else repr(value)
+        given = repr(value) if isinstance(value, str) else to_text(value)
+        fix = fix or _several(value)
         self.faults.append(Fault(path, f"{given} was given{self.origin.note(path)}", allowed, fix))
+
+
+def _several(value: Any) -> str:
+    return "-m tries several values" if isinstance(value, str) and "," in value else ""
 
 
 def _or_number(kind: type, field: str, value: Any, allowed: str) -> str:

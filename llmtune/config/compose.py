@@ -78,7 +78,7 @@ def composed(arguments: Arguments | Sequence[str]) -> Composition:
         cfg, chosen, layers = _hydra_composed([*choices, *hydra_lines, search_path(dirs)], dirs)
     except ConfigError as error:
         raise ConfigError(*faults, *error.faults) from error
-    origin = Origin(layers, [setting for setting in arguments.settings if not setting.key.startswith("hydra.")])
+    origin = Origin(layers, values)
     for setting in values:
         refused = _refused(setting, cfg)
         faults += refused or _laid(setting, cfg)

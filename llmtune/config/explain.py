@@ -26,7 +26,7 @@ def explain(error: BaseException) -> Fault:
             place = f" ({where[1]}.yaml)" if where and where[1] != "train" else ""
             return Fault(group, f"there is no option '{option}'{place}", f"allowed: {', '.join(cause.options)}",
                          did_you_mean(option, cause.options))  # fmt: skip
-    lines = [line.strip() for cause in _causes(error) for line in str(cause).splitlines()[:1] if line.strip()]
+    lines = [line.strip().rstrip(".") for cause in _causes(error) for line in str(cause).splitlines()[:1] if line.strip()]
     return Fault("config", "; ".join(dict.fromkeys(lines)) or type(error).__name__)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmtune.config.locate import short
+from llmtune.config.locate import conf_dir, short
 from llmtune.config.typed import Setting
 from llmtune.config.yaml_keys import Key, read_keys
 
@@ -20,6 +21,8 @@ class Layer:
     def find(self, key: str) -> Key | None:
         if not self.package:
             return read_keys(self.file).get(key)
+        if key == self.package:
+            return Key(1, "")
         if key.startswith(self.package + "."):
             return read_keys(self.file).get(key[len(self.package) + 1 :])
         return None
@@ -30,12 +33,12 @@ class Origin:
     layers: Sequence[Layer] = ()
     """in the order in which they were merged: the last one that holds a key set it"""
     settings: Sequence[Setting] = ()
-    """what was typed, recipes first"""
+    """values that were typed, recipes first; choices of options are not among them"""
 
     def setting(self, key: str) -> Setting | None:
-        """The typed setting that gave `key` or a section around it its value."""
+        """The typed setting that gave `key`, a section around it or something in it its value."""
         for setting in reversed(self.settings):
-            if key == setting.key or key.startswith(setting.key + "."):
+            if f"{key}.".startswith(f"{setting.key}.") or setting.key.startswith(f"{key}."):
                 return setting
         return None
 
@@ -51,9 +54,13 @@ class Origin:
         return None
 
     def note(self, key: str) -> str:
-        """` (conf/optimizer/mine.yaml:4)` for a message about a value that stands in a file, '' for a typed one."""
+        """` (conf/optimizer/mine.yaml:4)` for a message about a value that stands in a file of the user's, else ''.
+
+        Shipped files are right: what is wrong beside them was typed.
+        """
         place = self.place(key)
-        return "" if place in (None, "typed") else f" ({place})"
+        is_told = place not in (None, "typed") and not os.path.realpath(str(place)).startswith(conf_dir() + os.sep)
+        return f" ({place})" if is_told else ""
 
     def meaning(self, key: str) -> str:
         """The comment beside the key, in the file that set it or in another that was merged."""

@@ -225,8 +225,10 @@ def to_text(value: Any) -> str:
     """The text that `read_value` reads as `value`."""
     import json
 
+    if isinstance(value, float):
+        return repr(value)
     if not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=str)
     escaped = re.sub(r"(\\*)'", r"\1\1\'", value)
     texts = (value, f"'{value}'", f'"{value}"', f"'{escaped}'")
     return next((text for text in texts if read_value(text) == value), value)
