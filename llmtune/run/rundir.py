@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,43 @@ def newest_unfinished(task: str, plain: Mapping[str, Any], outputs: Path = Path(
         if run.config.exists() and run.status not in (None, "finished") and fingerprint(run.read_config()) == wanted:
             return run
     return None
+
+
+def to_resume(config: Any, plain: Mapping[str, Any], say: Callable[[str], None]) -> RunDir | None:
+    """The run that `resume` asks to go on with, or None for a new one.
+
+    Raises:
+        ResumeError: the folder holds no run, or one of another config.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        path = Path(config.resume).expanduser()
+    elif config.run.dir is not None:
+        path = Path(config.run.dir).expanduser()
+        if not path.exists() or not any(path.iterdir()):
+            say(f"resume=auto: nothing in {path} yet, a new run")
+            return None
+    else:
+        found = newest_unfinished(config.task.name, plain)
+        if found is None:
+            say(f"resume=auto: no unfinished run of this config under outputs/{config.task.name}/, a new run")
+            return None
+        path = found.path
+    run = RunDir(path)
+    if not run.config.exists():
+        raise ResumeError(Fault("resume", f"{path} holds no run (no config.yaml)", "a run folder, auto or null"))
+    faults = differences(run.read_config(), plain)
+    if faults:
+        raise ResumeError(*faults)
+    say(f"goes on with {path}")
+    return run
+
+
+def asks_for_more(run: RunDir, plain: Mapping[str, Any]) -> bool:
+    """Does this config train longer than the finished run did?"""
+    before = run.read_config()["train"]
+    return any(before.get(key) != plain["train"].get(key) for key in ("epochs", "max_steps"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Fault]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 from llmtune.core.ranges import between, one_of
 from llmtune.core.types import Loss
-from llmtune.data.labels import LabelTable, read_targets
+from llmtune.data.labels import Labelled, LabelTable, label_splits
 from llmtune.data.rows import RawSplits, Role
 
 if TYPE_CHECKING:
@@ -63,11 +63,14 @@ class ClassificationTask:
 
     # ---- data ----
 
-    def read_labels(self, raw: RawSplits, label_names: Any, delimiter: str | None) -> dict[str, list[Any]]:
-        """Targets by split: class ids, lists of class ids, or numbers. Settles problem type, labels, metric."""
-        self.problem_type, self.labels, targets = read_targets(raw, self.problem_type, label_names, delimiter)
+    def read_labels(self, raw: RawSplits, label_names: Any, delimiter: str | None) -> Labelled:
+        """Targets by split: class ids, lists of class ids, or numbers. Settles problem type, labels and metric."""
+        labelled = label_splits(
+            raw, delimiter=delimiter, label_names=label_names, problem=self.problem_type, table=self.labels
+        )
+        self.problem_type, self.labels = labelled.problem_type, labelled.table
         self._check_metric()
-        return targets
+        return labelled
 
     def _check_metric(self) -> None:
         from llmtune.scoring.classification import DEFAULT_METRIC, METRICS
@@ -207,10 +210,10 @@ class ClassificationTask:
 
     def to_json(self) -> dict[str, Any]:
         """What `predict` and `evaluate` need besides the settings."""
-        return {"problem_type": self.problem_type, "labels": list(self.labels.names) if self.labels else None}
+        return {"problem_type": self.problem_type, "labels": self.labels.to_json() if self.labels else None}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Undo `to_json`."""
         self.problem_type = plain["problem_type"]
-        self.labels = LabelTable(tuple(plain["labels"])) if plain["labels"] else None
+        self.labels = LabelTable.from_json(plain["labels"]) if plain["labels"] else None
         self._check_metric()

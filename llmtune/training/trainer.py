@@ -71,6 +71,7 @@ class Trainer:
     evaluation: Evaluation | None = None
     """the newest, if it was made in this process"""
     ended_by: str = "all steps"
+    eval_seconds: float = 0.0
     _saved: dict[str, Any] | None = None
     _clock: float = 0.0
 
@@ -178,8 +179,9 @@ class Trainer:
             self._stop(self._agreed_stop() or "a signal")
             return
         self.evaluation = done
+        self.eval_seconds += done.seconds
         score = done.scores[self.task.metric] if self.task.metric in done.scores else None
-        self._note_score(score)
+        self._note_score(score, done.scores)
         record = {"step": self.state.step, "epoch": self._epoch(), "split": "validation", **done.scores}
         self._write(self.metrics, record)
         for watcher in self.watchers:
@@ -190,7 +192,7 @@ class Trainer:
         # evaluation time is told apart from training time
         self._clock = time.perf_counter()
 
-    def _note_score(self, score: float | None) -> None:
+    def _note_score(self, score: float | None, scores: Mapping[str, float]) -> None:
         state = self.state
         state.evaluated_step, state.last_score = state.step, score
         sign = 1 if self.task.mode == "max" else -1
@@ -199,14 +201,14 @@ class Trainer:
         )
         if gained:
             state.best_score, state.best_step, state.evals_without_gain = score, state.step, 0
-            self._save_best()
+            self._save_best(scores)
         else:
             state.evals_without_gain += 1
 
-    def _save_best(self) -> None:
+    def _save_best(self, scores: Mapping[str, float]) -> None:
         if self.store is not None:
             tensors = self.average.average if self.average else self._weights()
-            self.store.save("best", self.state.step, {"model": tensors}, {"score": self.state.best_score})
+            self.store.save("best", self.state.step, {"model": tensors}, {"scores": dict(scores)})
 
     # ---- the end ----
 

@@ -1,0 +1,111 @@
+"""`llmtune train`: check everything, make the run folder, train, prove what was left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from llmtune.config.compose import run_job
+from llmtune.config.secrets import redacted_line
+from llmtune.config.settings import Config
+from llmtune.core.errors import Diverged, LlmtuneError, Stopped
+from llmtune.run import rundir
+from llmtune.run.console import Console
+from llmtune.run.files import write_json
+from llmtune.run.rundir import RunDir
+from llmtune.run.signals import StopRequest
+
+
+def main(argv: list[str]) -> int:
+    return run_job("train", argv, train)
+
+
+def train(config: Config, cfg: Any, typed: list[str]) -> int:
+    from llmtune.preflight import preflight
+    from llmtune.reporting.words import ending_lines, plan_lines
+
+    stop = StopRequest().listen()
+    console = Console()
+    plain = OmegaConf.to_container(cfg)
+    run = rundir.to_resume(config, plain, console.say)
+    if run is not None and run.status == "finished" and not rundir.asks_for_more(run, plain):
+        console.say(f"{run.path} is finished already; a larger train.epochs would go on with it")
+        return 0
+    prepared = preflight(config, console, stop)
+    from llmtune.data.report import summary
+
+    for line in [*summary(prepared.report), *plan_lines(prepared)]:
+        console.say(line)
+    is_new = run is None
+    run = run or rundir.create(config.task.name, config.run.dir)
+    run.lock()
+    if is_new:
+        run.write_config(plain, [redacted_line(line) for line in typed])
+        run.update(**rundir.describe_start(["llmtune", "train", *map(redacted_line, typed)]))
+    console.attach(run.log)
+    write_json(run.data_report, prepared.report)
+    run.update(status="running", seed=config.seed, parameters=prepared.parameters, fingerprints=prepared.fingerprints,
+               process=os.getpid())  # fmt: skip
+    console.say(f"run folder: {run.path}")
+    try:
+        if config.hardware.processes > 1:
+            result = run_processes(run, config.hardware.processes, stop)
+        else:
+            result = run_training(prepared, run, console, stop)
+    except BaseException as error:
+        run.update(status=status_of(error), ended_with=str(error) or type(error).__name__)
+        console.note(f"{type(error).__name__}: {error}")
+        raise
+    run.update(status="finished", ended_with=result["ended_by"])
+    for line in ending_lines(run.path, result, [str(column) for role, column in prepared.report["splits"]["train"]
+                             ["found"][0]["columns"].items() if role != "label"]):  # fmt: skip
+        console.say(line)
+    console.close()
+    return 0
+
+
+def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest) -> dict[str, Any]:
+    """Make the trainer, go on from the newest good checkpoint if there is one, train, finish."""
+    from llmtune.build import make_trainer
+    from llmtune.finish import finish
+    from llmtune.run.checkpoint import CheckpointStore
+
+    trainer = make_trainer(prepared, run, console, stop)
+    run_facts = {"hardware": trainer.machine.describe(), "trainable": trainer.freezing.counts()}
+    if trainer.machine.is_main:
+        run.update(**run_facts)
+    checkpoint = CheckpointStore(run.checkpoints, keep=1).newest_good(console.say) if run.checkpoints.exists() else None
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+        console.say(f"goes on after step {trainer.state.step}")
+    for watcher in trainer.watchers:
+        watcher.on_plan({"num_steps": prepared.num_steps, "step": trainer.state.step})
+    trainer.fit()
+    return finish(trainer, prepared, run, console)
+
+
+def run_processes(run: RunDir, processes: int, stop: StopRequest) -> dict[str, Any]:
+    """Start the workers, hand signals on to them, and read what the first one left."""
+    from llmtune.commands import worker
+    from llmtune.run.files import read_json
+
+    workers = worker.start(run.path, processes)
+    code = worker.wait(workers, stop)
+    if code == Stopped.exit_code:
+        raise Stopped(read_json(run.run_json).get("ended_with", "stopped; everything is saved"))
+    if code == Diverged.exit_code:
+        raise Diverged(read_json(run.run_json).get("ended_with", "diverged"))
+    if code:
+        raise LlmtuneError(f"a process ended with code {code}; what it said stands above and in {run.log}")
+    return read_json(run.result)
+
+
+def status_of(error: BaseException) -> str:
+    if isinstance(error, (Stopped, KeyboardInterrupt)):
+        return "stopped"
+    return "diverged" if isinstance(error, Diverged) else "failed"

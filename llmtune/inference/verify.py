@@ -1,0 +1,91 @@
+"""Proof that `model/` is the trained model: a new process opens it with transformers alone and compares logits.
+
+`python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it imports nothing else of llmtune.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = 1e-4
+"""largest difference of a logit, relative to the largest logit or 1"""
+
+
+def probe(model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens: int) -> dict[str, Any]:
+    """Texts with their token ids and logits, one row at a time so that padding plays no part."""
+    import torch
+
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for i, text in enumerate(columns["text"]):
+            pair = columns["text_pair"][i] if columns.get("text_pair") else None
+            inputs = tokenizer(text, pair, truncation="longest_first", max_length=max_tokens, return_tensors="pt")
+            logits = model(**inputs).logits[0].float()
+            rows.append({"text": text, "pair": pair, "ids": inputs["input_ids"][0].tolist(), "logits": logits.tolist()})
+    labels = {str(i): name for i, name in model.config.id2label.items()}
+    return {"class": type(model).__name__, "labels": labels, "max_tokens": max_tokens, "rows": rows}
+
+
+def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
+    """What differs between the model in `folder` and what the trained one gave; an empty list is the proof."""
+    import torch
+    import transformers
+
+    model = getattr(transformers, expected["class"]).from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    faults = []
+    labels = {str(i): name for i, name in model.config.id2label.items()}
+    if labels != expected["labels"]:
+        faults.append(f"labels: {labels} instead of {expected['labels']}")
+    for number, row in enumerate(expected["rows"]):
+        inputs = tokenizer(
+            row["text"], row["pair"], truncation="longest_first", max_length=expected["max_tokens"], return_tensors="pt"
+        )
+        if inputs["input_ids"][0].tolist() != row["ids"]:
+            faults.append(f"row {number}: other token ids")
+            continue
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0]
+        wanted = torch.tensor(row["logits"])
+        gap = float((logits - wanted).abs().max())
+        if not gap <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+            faults.append(f"row {number}: logits differ by {gap:.2e}")
+    return faults
+
+
+def start(folder: Path, expected: dict[str, Any]) -> subprocess.Popen[str]:
+    """Compare in a new process; its output is the list of faults as JSON."""
+    path = folder.parent / ".probe.json"
+    path.write_text(json.dumps({"folder": str(folder.absolute()), "expected": expected}), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmtune.inference.verify", str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def outcome(process: subprocess.Popen[str], folder: Path) -> list[str]:
+    """The faults that the process found; what it printed if it broke."""
+    out, err = process.communicate()
+    (folder.parent / ".probe.json").unlink(missing_ok=True)
+    if process.returncode == 0:
+        return []
+    try:
+        return json.loads(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return [f"it could not be opened: {err.strip().splitlines()[-1] if err.strip() else 'no reason given'}"]
+
+
+def main(path: str) -> int:
+    plain = json.loads(Path(path).read_text(encoding="utf-8"))
+    faults = compare(Path(plain["folder"]), plain["expected"])
+    print(json.dumps(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

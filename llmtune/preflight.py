@@ -1,0 +1,297 @@
+"""Everything that can be refused is looked at here, before any weights are loaded: `check` is this, `train` begins so."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.config.settings import Config
+from llmtune.core.environment import set_environment
+from llmtune.core.errors import ConfigError, Fault, UserError
+from llmtune.run.console import Console
+from llmtune.run.signals import StopRequest
+
+if TYPE_CHECKING:
+    from llmtune.data.order import Order
+
+DEFAULT_BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What `preflight` found good: everything but the weights."""
+
+    config: Config
+    task: Any
+    tokenizer: Any
+    model_config: Any
+    splits: dict[str, Any]
+    """encoded rows by split"""
+    max_tokens: int
+    order: Order
+    num_steps: int
+    peak_lr: float
+    parameters: int
+    disk_budget: int
+    """bytes that the run folder may take"""
+    report: dict[str, Any]
+    """data_report.json"""
+    fingerprints: dict[str, str]
+
+
+def preflight(config: Config, console: Console, stop: StopRequest, *, base: Path = Path(".")) -> Prepared:
+    """Look at files, columns, labels, tokenizer, model, freezing, hardware and disk; read and tokenise the rows.
+
+    What this accepts, `train` does not refuse. `check` is this and nothing more.
+
+    Raises:
+        UserError: all faults that could be found, before any weights are loaded.
+    """
+    from llmtune.data.report import data_report
+
+    for name in set_environment(offline=config.offline):
+        console.say(f"{name} is set in the environment; llmtune's settings decide, it is left alone")
+    task = config.task.build()
+    labelled, model_config, _ = _all_of(
+        lambda: _read(config, task, console, stop),
+        lambda: _model_config(config),
+        lambda: _hardware(config),
+    )
+    raw, labels = labelled
+    stop.check("reading data")
+    tokenizer = _tokenizer(config, raw, model_config, console)
+    max_tokens = _max_tokens(config, model_config, tokenizer)
+    encoded = _encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
+    task.set_loss(
+        label_smoothing=config.train.label_smoothing,
+        class_weights=config.train.class_weights,
+        targets=labels.targets["train"],
+    )
+    parameters = _on_meta(config, task, model_config, tokenizer)
+    order = _order(config, encoded.splits["train"])
+    num_steps = _num_steps(config, order)
+    budget = _disk_budget(config, parameters, base)
+    report = data_report(raw, labels, encoded)
+    return Prepared(
+        config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
+        max_tokens=max_tokens, order=order, num_steps=num_steps, peak_lr=_peak_lr(config), parameters=parameters,
+        disk_budget=budget, report=report,
+        fingerprints={"data": encoded.fingerprint, "model": _model_fingerprint(model_config, tokenizer)},
+    )  # fmt: skip
+
+
+def _all_of(*stages: Callable[[], Any]) -> list[Any]:
+    """The results of independent stages; the faults of all of them in one error."""
+    results, faults, first = [], [], None
+    for stage in stages:
+        try:
+            results.append(stage())
+        except UserError as error:
+            first = first or error
+            faults += error.faults
+    if first is not None:
+        raise type(first)(*faults)
+    return results
+
+
+def _read(config: Config, task: Any, console: Console, stop: StopRequest) -> tuple[Any, Any]:
+    from llmtune.data.rows import read_splits
+
+    data = config.data
+    named = [split for split in ("train", "validation", "test") if getattr(data, split) not in (None, [])]
+    shipped = [split for split in named if str(getattr(data, split)).startswith("builtin:")]
+    if shipped and len(shipped) < len(named):
+        own = [split for split in named if split not in shipped]
+        raise ConfigError(*(
+            Fault(f"data.{split}", f"{getattr(data, split)} beside the shipped rows of data={data.name}",
+                  "files of your own go with data=files", f"data=files data.{split}={getattr(data, split)}")
+            for split in own
+        ))  # fmt: skip
+    raw = read_splits(data, task.roles, should_stop=lambda: bool(stop), offline=config.offline, log=console.note)
+    return raw, task.read_labels(raw, data.label_names, data.label_delimiter)
+
+
+def _model_config(config: Config) -> Any:
+    from llmtune.model.backbone import model_config
+
+    return model_config(config.model)
+
+
+def _hardware(config: Config) -> None:
+    import torch
+
+    from llmtune.hardware.machine import pick_device, pick_precision
+
+    device = pick_device(config.hardware)
+    pick_precision(config.hardware, device)
+    gpus = torch.cuda.device_count() if device == "cuda" else None
+    if gpus is not None and config.hardware.processes > gpus:
+        raise ConfigError(
+            Fault("hardware.processes", f"{config.hardware.processes}, one GPU each", f"there are {gpus} GPUs")
+        )
+
+
+def _tokenizer(config: Config, raw: Any, model_config: Any, console: Console) -> Any:
+    """The model's tokenizer; one trained on the training rows is kept in the cache."""
+    from transformers import AutoTokenizer
+
+    from llmtune.data.cache import cached, code_version
+    from llmtune.model import tokenizers
+    from llmtune.model.backbone import load_tokenizer, settle_pad_token
+
+    settings = config.model
+    if settings.tokenizer is None:
+        return load_tokenizer(settings, ())
+
+    def build(folder: Path) -> None:
+        rows = raw.splits["train"]
+        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
+        texts = (text for batch in rows.iter(1000) for name in columns for text in batch[name] if text)
+        load_tokenizer(settings, texts).save_pretrained(folder)
+
+    key = {
+        "rows": raw.fingerprint, "settings": dataclasses.asdict(settings.tokenizer),
+        "config": model_config.to_dict(), "code": code_version(tokenizers),
+    }  # fmt: skip
+    key = json.loads(json.dumps(key, default=str))
+    folder = cached("tokenizer", key, build, _cache_root(config), console.note)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settle_pad_token(tokenizer)
+    return tokenizer
+
+
+def _cache_root(config: Config) -> Path | None:
+    return Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
+
+
+def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
+    from llmtune.model.backbone import LONGEST, longest_row
+
+    most = longest_row(model_config, tokenizer)
+    wanted = config.data.max_tokens
+    if isinstance(wanted, str):
+        return min(most, LONGEST)
+    if wanted > most:
+        raise ConfigError(Fault("data.max_tokens", f"{wanted}", f"this model takes {most} at most", "data.max_tokens=auto"))
+    return wanted
+
+
+def _encode(
+    config: Config, task: Any, raw: Any, labels: Any, tokenizer: Any, max_tokens: int, console: Console,
+    stop: StopRequest,
+) -> Any:  # fmt: skip
+    import inspect
+
+    from llmtune.data.cache import code_version
+    from llmtune.data.encode import Limits, encode_splits
+
+    data = config.data
+    key_parts = {
+        "tokenizer": _tokenizer_sha(tokenizer),
+        "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
+    }
+    return encode_splits(
+        raw, task.encoder(tokenizer), key_parts, targets=labels.targets,
+        limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
+        cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
+    )  # fmt: skip
+
+
+def _tokenizer_sha(tokenizer: Any) -> str:
+    text = tokenizer.backend_tokenizer.to_str() + json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _model_fingerprint(model_config: Any, tokenizer: Any) -> str:
+    shape = json.dumps(model_config.to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256((shape + _tokenizer_sha(tokenizer)).encode()).hexdigest()
+
+
+def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> int:
+    """Parameters of the task model; it is built without weights, so that freezing can be looked at."""
+    import copy
+
+    import torch
+
+    from llmtune.core.errors import ModelError
+    from llmtune.model.layers import LayerMap
+
+    shape = copy.deepcopy(model_config)
+    for key, value in task.config_values().items():
+        setattr(shape, key, value)
+    if config.model.path is None:
+        shape.vocab_size = len(tokenizer)
+    shape.pad_token_id = tokenizer.pad_token_id
+    try:
+        with torch.device("meta"):
+            network = task.model_class().from_config(shape)
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            Fault("model", f"{config.model.name} ({shape.model_type}) can't serve task={config.task.name}",
+                  str(error).split("\n")[0][:200])
+        ) from error  # fmt: skip
+    layers = LayerMap.of(network, network.base_model_prefix)
+    policy = config.freeze_policy
+    if hasattr(policy, "check"):
+        policy.check(layers)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _order(config: Config, rows: Any) -> Order:
+    import numpy as np
+
+    from llmtune.data.order import Order
+
+    train = config.train
+    tokens = None if train.batch_rows else train.batch_tokens
+    return Order(
+        np.asarray(rows.with_format("numpy")["length"][:]), config.seed, train.batch_rows,
+        DEFAULT_BATCH_TOKENS if tokens == "auto" else tokens, train.order,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _num_steps(config: Config, order: Order) -> int:
+    train = config.train
+    if train.max_steps:
+        return train.max_steps
+    epochs = config.model.recommended.epochs if isinstance(train.epochs, str) else train.epochs
+    return max(1, math.ceil(epochs * order.steps_per_epoch - 1e-9))
+
+
+def _peak_lr(config: Config) -> float:
+    lr = config.optimizer.lr
+    return config.model.recommended.lr if lr == "auto" else float(lr)
+
+
+def _disk_budget(config: Config, parameters: int, base: Path) -> int:
+    """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
+
+    Raises:
+        ConfigError: the disk has less.
+    """
+    weights = 4 * parameters
+    state = weights * (3 + (config.train.ema is not None))
+    budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
+    place = Path(config.run.dir or base).expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if budget > free:
+        raise ConfigError(
+            Fault("run.dir", f"checkpoints may take {_size(budget)}, {place} has {_size(free)} free",
+                  "room for them", "train.keep=1, or run.dir=DIR on another disk")
+        )  # fmt: skip
+    return budget
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
