@@ -39,7 +39,7 @@ class Composition:
     """the whole config without Hydra's own node, values as given"""
     origin: Origin
     choices: dict[str, Any]
-    """group -> option"""
+    """group -> option, or list of options where several go together"""
     lines: list[str]
     """what was typed, recipes first, as it could be typed again"""
     faults: list[Fault | str]
@@ -198,6 +198,9 @@ def _hydra_composed(lines: list[str], dirs: Sequence[str]) -> tuple[DictConfig, 
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(explain(error)) from error
     choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items() if "hydra/" not in str(group)}
+    paths = [entry.config_path or "" for entry in merged.defaults]
+    for group in (group for group, usual in defaults().items() if isinstance(usual, list)):
+        choices[group] = [path.removeprefix(f"{group}/") for path in paths if path.startswith(f"{group}/")]
     with open_dict(cfg):
         del cfg["hydra"]
     OmegaConf.set_struct(cfg, False)

@@ -26,8 +26,8 @@ def explain(error: BaseException) -> Fault:
             place = f" ({where[1]}.yaml)" if where and where[1] != "train" else ""
             return Fault(group, f"there is no option '{option}'{place}", f"allowed: {', '.join(cause.options)}",
                          did_you_mean(option, cause.options))  # fmt: skip
-    lines = [line.strip().rstrip(".") for cause in _causes(error) for line in str(cause).splitlines()[:1] if line.strip()]
-    return Fault("config", "; ".join(dict.fromkeys(lines)) or type(error).__name__)
+    lines = [str(cause).strip().partition("\n")[0].rstrip(".") for cause in _causes(error)]
+    return Fault("config", "; ".join(dict.fromkeys(filter(None, lines))) or type(error).__name__)
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

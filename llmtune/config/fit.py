@@ -52,11 +52,8 @@ def _converted(value: Any, kind: Any, *, alone: bool) -> Any:
         return {fit(key, of_key): fit(element, of_value) for key, element in value.items()}
     if kind is bool and isinstance(value, str) and alone:
         return TRUTHS[value.lower()] if value.lower() in TRUTHS else _refuse()
-    if (
-        kind in (int, float)
-        and not isinstance(value, bool)
-        and isinstance(value, (int, float, str) if alone else (int, float))
-    ):
+    readable: Any = (int, float, str) if alone else (int,)  # beside text, only a whole number is surely meant as one
+    if kind in (int, float) and isinstance(value, readable) and not isinstance(value, bool):
         return _number(value, kind)
     return _refuse()
 

@@ -181,9 +181,11 @@ class TrainSettings:
         between("ema", self.ema, 0, 0.99999)
         one_of("verify_model", self.verify_model, ("process", "here", "off"))
         if self.batch_rows is not None and isinstance(self.batch_tokens, int):
-            raise ValueError("batch_rows: set together with batch_tokens; exactly one may be; type train.batch_tokens=null")
+            raise ValueError(
+                "batch_rows: set together with batch_tokens; only one may be; type train.batch_tokens=null"
+            )
         if self.batch_rows is None and self.batch_tokens is None:
-            raise ValueError("batch_rows: neither it nor batch_tokens is set; exactly one must be; type train.batch_rows=32")
+            raise ValueError("batch_rows: neither it nor batch_tokens is set; one must be; type train.batch_rows=32")
 
 
 @dataclass(frozen=True, kw_only=True)

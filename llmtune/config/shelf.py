@@ -18,8 +18,8 @@ from typing import Any
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 
 NAMES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "Any": Any, "None": None}
-QUICK = {"omegaconf", "hydra", "yaml"}
-"""what config itself has imported already"""
+QUICK = {"omegaconf", "hydra", "yaml", "numpy", "pyarrow"}
+"""what config itself has imported already, and what is read in a moment"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _evaluated(annotation: ast.expr) -> Any:
 
 @functools.cache
 def is_light(module: str) -> bool:
-    """Do its imports at top level, through the modules of its own package too, stay within the standard library?"""
+    """Do its imports at top level, through the modules of its own package too, stay within what is quick to import?"""
     top = module.split(".")[0]
     seen, waiting = {module}, [module]
     while waiting:

@@ -157,13 +157,19 @@ def read_value(text: str) -> Any:
 
 
 def _flow(text: str) -> Any:
+    """A list or mapping in YAML's flow style, its plain scalars read as typed values: `[no, 负面]` holds two texts."""
     import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+
+    def plain(node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return {plain(key): plain(value) for key, value in node.value}
+        if isinstance(node, yaml.SequenceNode):
+            return [plain(item) for item in node.value]
+        return node.value if node.style else read_value(node.value)
 
     try:
-        return OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
+        return plain(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, TypeError):  # TypeError: a key that is a list
         return text
 
 
