@@ -59,8 +59,8 @@ class RowWriter:
 
 def copy_rows(source: Path, target: Path, rows: Any) -> None:
     """Copies the rows with these numbers (ascending) from one Arrow stream file to another, batch by batch."""
-    with pyarrow.memory_map(str(source)) as mapped, pyarrow.OSFile(str(target), "wb") as file:
-        reader = pyarrow.ipc.open_stream(mapped)
+    with pyarrow.OSFile(str(source)) as origin, pyarrow.OSFile(str(target), "wb") as file:
+        reader = pyarrow.ipc.open_stream(origin)
         with pyarrow.ipc.new_stream(file, reader.schema) as stream:
             start = 0
             for batch in reader:

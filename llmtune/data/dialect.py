@@ -12,7 +12,9 @@ from llmtune.core.errors import DataError, Fault
 
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe", " ": "space", None: "none (one column)"}
-PREFERRED = {"tsv": "\t,;|", "csv": ",\t;|"}
+PREFERRED = {"tsv": "\t,;|", "csv": ",\t;|", "text": "\t|;,"}
+EVEN_ENOUGH = {"tsv": 0.5, "csv": 0.5, "text": 0.95}
+"""share of lines cut evenly from which a character is a delimiter; a .txt may as well hold one text a line"""
 SAMPLE_LINES, SAMPLE_CHARS = 500, 1 << 20
 LONGEST_FIELD_CHARS = 1 << 28
 LONGEST_ROW_LINES = 2000
@@ -92,7 +94,7 @@ def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: s
     quotes = ['"', None] if quote == "auto" else [None if quote == "none" else _one_character("data.quote", quote)]
     given = None if delimiter == "auto" else _one_character("data.delimiter", WORDS.get(delimiter, delimiter))
     best, best_share = Dialect(None, None), 0.0
-    for character in [given] if given else PREFERRED.get(format, PREFERRED["csv"]):
+    for character in [given] if given else PREFERRED[format]:
         for mark in quotes:
             tried = _with_width(Dialect(character, mark), sample)
             share = _even_share(tried, sample)
@@ -100,7 +102,7 @@ def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: s
                 best, best_share = tried, share
     if given and best.delimiter is None:
         raise DataError(Fault(shown, f"no line holds the delimiter {given!r}", "", "data.delimiter=auto"))
-    if best.delimiter is None or (best_share < 0.5 and not given):
+    if best.delimiter is None or (best_share < EVEN_ENOUGH[format] and not given):
         return Dialect(None, None)
     return _settle_quotes(best, read, sample) if quote == "auto" else best
 

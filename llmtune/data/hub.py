@@ -62,11 +62,11 @@ def load(source: Source, split: str, offline: bool) -> HubSplit:
     import datasets
 
     name, _, chosen = source.shown.partition("@")
-    owner, repository, *config = name.split("/")
+    steps = name.split("/")  # owner/name/config; old sets have no owner: hub:imdb
     where = f"data.{split}"
     try:
         found = datasets.load_dataset(
-            f"{owner}/{repository}", *config, download_config=datasets.DownloadConfig(local_files_only=offline)
+            "/".join(steps[:2]), *steps[2:], download_config=datasets.DownloadConfig(local_files_only=offline)
         )
     except (OSError, ValueError, RuntimeError) as error:
         why = "is not in the local cache, and offline=true" if offline else "can't be loaded from the hub"

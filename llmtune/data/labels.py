@@ -157,7 +157,7 @@ def label_splits(
     problem: str = "auto",
     table: LabelTable | None = None,
 ) -> Labelled:
-    """Targets of every split; DataError with all faults. `table`: that of a trained model, which the rows have to fit."""
+    """Targets of every split; DataError with all faults. `table`: that of a trained model, which rows must fit."""
     labels = {split: label_lists(column_list(rows, "label"), delimiter) for split, rows in raw.splits.items()}
     first = next(iter(labels))
     kind = problem_type(labels[first]) if problem == "auto" else problem

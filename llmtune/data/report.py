@@ -100,9 +100,8 @@ def _lengths(facts: dict[str, Any]) -> list[str]:
         line += f", {over['tokens_lost']:,} tokens lost"
     lines = [line]
     if facts.get("unknown_share", 0) > UNKNOWN_SHARE:
-        lines.append(
-            f"warning: {facts['unknown_share']:.0%} of the tokens are unknown to the tokenizer; does it know this language?"
-        )
+        share = facts["unknown_share"]
+        lines.append(f"warning: {share:.0%} of the tokens are unknown to the tokenizer; does it know this language?")
     return lines
 
 

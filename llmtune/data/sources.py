@@ -15,7 +15,7 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
-    ".txt": "csv",
+    ".txt": "text",
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -32,7 +32,7 @@ class Source:
     """One thing to read rows from."""
 
     format: str
-    """csv, tsv, json, jsonl, parquet, text_folders or hub"""
+    """csv, tsv, text, json, jsonl, parquet, text_folders or hub"""
     shown: str
     """as the user wrote it: what messages and the column `file` say"""
     path: Path = Path()

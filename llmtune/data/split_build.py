@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class SplitBuild:
             exact, near = splits.text_keys(*[values[i] or "" for i in texts])
             record.keys.append(exact)
             record.near.append(near)
-            record.labels.append(values[label] if label is not None else None)
+            record.labels.append(None if label is None else sys.intern(str(values[label])))
             yield [*values, shown, line]
 
     def _judge(self, split: str, record: SplitRecord) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,13 +19,18 @@ from llmtune.core.seeds import fold
 Keys = npt.NDArray[np.uint64]
 MOST_CLASSES = 30
 BINS = 10
-NO_LETTER = re.compile(r"[\W_]+")
+PUNCTUATION = {
+    code: None
+    for code in (*range(0x3100), *range(0xFE30, 0xFF66))
+    if unicodedata.category(chr(code))[0] in ("PZCS" if code < 128 else "PZC")
+}
+"""for str.translate, which is ten times as fast as a regular expression"""
 
 
 def text_keys(*texts: str) -> tuple[int, int]:
-    """64 bits of a row's texts, surrounding blanks apart; 64 bits of their letters and digits alone, in one case."""
+    """64 bits of a row's texts, surrounding blanks apart; and 64 without punctuation, blanks and case."""
     exact = "\x1f".join([text.strip() for text in texts])
-    near = "\x1f".join([NO_LETTER.sub("", text).casefold() for text in texts])
+    near = "\x1f".join([text.translate(PUNCTUATION).casefold() for text in texts])
     return _bits(exact), _bits(near if near.strip("\x1f") else exact)
 
 
@@ -80,14 +85,13 @@ def allot(sizes: npt.NDArray[np.int64], total: int, *, spare_one: bool) -> npt.N
     most = np.maximum(sizes - 1, 0) if spare_one else sizes
     least = np.minimum(sizes, 0 if spare_one or total < len(sizes) else 1)
     counts = np.clip(np.floor(exact).astype(np.int64), least, most)
-    by_remainder = np.argsort(counts - exact, kind="stable")
-    missing = total - int(counts.sum())
-    for group in by_remainder if missing > 0 else by_remainder[::-1]:
-        if missing == 0:
+    while missing := total - int(counts.sum()):
+        room = most > counts if missing > 0 else counts > least
+        if not room.any():
             break
-        room = min(int(most[group] - counts[group]), 1) if missing > 0 else -min(int(counts[group] - least[group]), 1)
-        counts[group] += room
-        missing -= room
+        furthest = np.argsort((counts - exact) * np.sign(missing), kind="stable")
+        chosen = furthest[room[furthest]][: abs(missing)]
+        counts[chosen] += np.sign(missing)
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -56,7 +57,9 @@ def open_table(source: Source, settings: DataSettings, known: set[str]) -> Table
         table = _text_folders(source, settings)
     else:
         encoding = find_encoding(source.path, source.shown, settings.encoding)
-        reader = {"csv": _delimited, "tsv": _delimited, "json": _json, "jsonl": _json}[source.format]
+        reader = {"csv": _delimited, "tsv": _delimited, "text": _delimited, "json": _json, "jsonl": _json}[
+            source.format
+        ]
         table = reader(source, encoding, settings, known)
         table.found = {"encoding": encoding.said, **table.found}
     if not table.sample:
@@ -223,25 +226,28 @@ def _parquet(source: Source) -> Table:
     import pyarrow
     import pyarrow.parquet
 
-    def opened() -> pyarrow.parquet.ParquetFile:
+    @contextlib.contextmanager
+    def opened() -> Iterator[pyarrow.parquet.ParquetFile]:
         if source.path.suffix.lower() in (".parquet", ".pq"):
-            return pyarrow.parquet.ParquetFile(source.path)
-        unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - Parquet is read from its end, so it can't be streamed
-        with open_bytes(source.path) as packed:
+            with reading(source.shown), pyarrow.parquet.ParquetFile(source.path) as file:
+                yield file
+            return
+        # Parquet is read from its end, so a compressed one can't be streamed
+        with reading(source.shown), tempfile.TemporaryFile() as unpacked, open_bytes(source.path) as packed:
             shutil.copyfileobj(packed, unpacked)
-        return pyarrow.parquet.ParquetFile(unpacked)
+            yield pyarrow.parquet.ParquetFile(unpacked)
 
     def rows() -> Iterator[Line]:
         line = 0
-        with reading(source.shown):
-            for batch in opened().iter_batches(batch_size=256):
+        with opened() as file:
+            for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     line += 1
                     yield source.shown, line, row, None
 
     try:
-        with reading(source.shown):
-            names = list(opened().schema_arrow.names)
+        with opened() as file:
+            names = list(file.schema_arrow.names)
     except pyarrow.ArrowInvalid as error:
         raise DataError(Fault(source.shown, f"is no Parquet file: {error}")) from error
     return Table(source.shown, names, len(names), rows)
