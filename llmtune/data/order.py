@@ -61,11 +61,13 @@ class Order:
         return [step[np.argsort(-self.lengths[step], kind="stable")] for step in steps]
 
     def _sort_in_pools(self, rows: Rows) -> Rows:
-        # a data set of few pools would be sorted nearly as a whole, and the same rows would always meet
+        """Sort each pool by length, up and down in turn, so that a step across two pools has like lengths too."""
+        # few pools would mean that nearly the same rows always meet: at least four an epoch
         per_step = len(rows) / self.steps_per_epoch
         pool = max(1, int(per_step * min(STEPS_PER_POOL, max(1, self.steps_per_epoch // 4))))
-        starts = np.arange(pool, len(rows), pool)
-        return np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in np.split(rows, starts)])
+        parts = np.split(rows, np.arange(pool, len(rows), pool))
+        turned = [part[np.argsort(self.lengths[part] * (-1) ** i, kind="stable")] for i, part in enumerate(parts)]
+        return np.concatenate(turned)
 
     def _cuts(self, rows: Rows) -> np.ndarray:
         """Positions in `rows` at which a new step begins; steps_per_epoch - 1 of them, rising."""

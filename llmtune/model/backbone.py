@@ -138,7 +138,9 @@ def load_model(
         raise ModelError(_not_there("weights", settings.path or settings.name, error)) from error
     model = model.float()
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # renamed in transformers 5.23; the GPU releases of this year still have the old name
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return LoadedModel(model, new)
 
 

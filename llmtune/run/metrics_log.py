@@ -14,26 +14,22 @@ class MetricsLog:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = path.open("ab")
+        self.path.touch()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        with self.path.open("ab") as file:
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
     def mark(self) -> int:
         """Bytes so far, all of them on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
 
     def cut_back(self, mark: int) -> None:
         """Forget everything after `mark` (a file that is shorter stays as it is)."""
         if self.path.stat().st_size > mark:
-            self._file.truncate(mark)
-        self._file.seek(0, os.SEEK_END)
-
-    def close(self) -> None:
-        self._file.close()
+            os.truncate(self.path, mark)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,65 @@
+"""Tiny runs for tests: a config from typed words, a trainer in a temporary folder, files of a few rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from llmtune.build import make_trainer
+from llmtune.config.compose import run_job
+from llmtune.config.settings import Config
+from llmtune.preflight import Prepared, preflight
+from llmtune.run.console import Console
+from llmtune.run.rundir import RunDir
+from llmtune.run.signals import StopRequest
+from llmtune.training.trainer import Trainer
+
+TINY = (
+    "task=sentiment", "data=files", "model.architecture.hidden_size=16", "model.architecture.intermediate_size=32",
+    "model.tokenizer.vocab_size=200", "train.verify_model=off", "hardware.device=cpu", "hardware.threads=1",
+    "train.log_every=1", "optimizer.lr=0.003",
+)  # fmt: skip
+WORDS = "a dull slow grey film with no heart yet bright warm and quick scenes that sing of joy and light".split()
+
+
+def write_rows(folder: Path, *, rows: int = 60, seed: int = 0) -> list[str]:
+    """train.jsonl, validation.jsonl, test.jsonl in `folder`; the words that name them as data."""
+    rng = random.Random(seed)
+    for split, size in (("train", rows), ("validation", 14), ("test", 12)):
+        lines = []
+        for number in range(size):
+            text = " ".join(rng.choices(WORDS, k=rng.randint(3, 24))) + f" {split} {number}"
+            lines.append(json.dumps({"text": text, "label": rng.choice(["bad", "good"])}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return [f"data.{split}={folder / f'{split}.jsonl'}" for split in ("train", "validation", "test")]
+
+
+def config_of(*words: str) -> Config:
+    """The checked config of `llmtune train WORDS`."""
+    found: list[Config] = []
+
+    def job(config: Config, cfg: Any, typed: list[str]) -> int:
+        found.append(config)
+        return 0
+
+    run_job("train", list(words), job)
+    return found[0]
+
+
+def prepared_of(*words: str) -> Prepared:
+    return preflight(config_of(*words), Console(quiet=True), StopRequest())
+
+
+def trainer_of(prepared: Prepared, folder: Path, stop: StopRequest | None = None) -> Trainer:
+    """A trainer that writes into `folder` and says nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = make_trainer(prepared, RunDir(folder), Console(quiet=True), StopRequest() if stop is None else stop)
+    trainer.watchers = []
+    return trainer
+
+
+def sha_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
