@@ -47,7 +47,7 @@ def _run(word: str, rest: list[str]) -> int:
     if word in ("--completion", "--complete"):
         from llmtune.config import completion
 
-        return completion.main(word, rest)
+        return completion.main(word, rest, WORDS, FROM_SETTINGS)
     if word not in WORDS:
         from llmtune.core.errors import Fault, UserError, did_you_mean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from llmtune.core.errors import Fault, UserError, did_you_mean
 
@@ -28,10 +29,13 @@ FISH = "complete -c llmtune -a '(command llmtune --complete (commandline -cp) 2>
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def main(flag: str, rest: list[str]) -> int:
-    """`--completion SHELL` prints a script for `eval`; `--complete LINE` is what that script calls."""
+def main(flag: str, rest: list[str], words: Iterable[str], from_settings: Iterable[str]) -> int:
+    """`--completion SHELL` prints a script for `eval`; `--complete LINE` is what that script calls.
+
+    `words`: all of llmtune's; `from_settings`: those that take settings.
+    """
     if flag == "--complete":
-        sys.stdout.writelines(f"{candidate}\n" for candidate in candidates(rest[0] if rest else ""))
+        sys.stdout.writelines(f"{candidate}\n" for candidate in candidates(rest[0] if rest else "", words, from_settings))
         return 0
     shell = rest[0] if rest else ""
     if shell not in SCRIPTS:
@@ -41,20 +45,19 @@ def main(flag: str, rest: list[str]) -> int:
     return 0
 
 
-def candidates(line: str) -> list[str]:
+def candidates(line: str, words: Iterable[str], from_settings: Iterable[str]) -> list[str]:
     """What the last word of `line` ("llmtune train opt") may become; empty where files should be offered."""
-    from llmtune.cli import FROM_SETTINGS, WORDS
     from llmtune.config.locate import groups, search_dirs
 
     *before, current = line.split(" ")
     before = [word for word in before if word]
     if len(before) <= 1:
-        return [word for word in WORDS if word.startswith(current)]
+        return [word for word in words if word.startswith(current)]
     if before[1] == "ls":
         found = groups(search_dirs())
     elif before[1] == "show":
         found = _settings(before[2:], current) if len(before) > 2 else _keys(before[2:])
-    elif before[1] in FROM_SETTINGS:
+    elif before[1] in from_settings:
         found = _settings(before[2:], current)
     else:
         found = []

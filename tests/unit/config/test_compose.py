@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from llmtune.config.check import checked
-from llmtune.config.compose import composed, plain_line, run_job
+from llmtune.config.compose import composed, run_job
 from llmtune.config.stored import load_config, plain
 from llmtune.core.errors import ConfigError
 
@@ -169,28 +169,6 @@ def test_printed_config_hides_secrets(capsys, monkeypatch):
 def test_environment_is_read_where_asked(monkeypatch):
     monkeypatch.setenv("MY_DATA", "/data")
     assert config_of("data.train=${oc.env:MY_DATA}/a.csv").data.train == "/data/a.csv"
-
-
-def test_multirun_calls_the_job_for_each_combination(capsys):
-    got = []
-
-    def job(config, cfg, lines):
-        got.append((config.seed, config.optimizer.lr, config.run.name, lines))
-        return 0
-
-    typed = ["seed=1,2", "-m", "optimizer.lr=0.1,auto", "run.name=评论;", "task=sentiment"]
-    assert run_job("train", typed, job) == 0
-    assert [row[:3] for row in got] == [
-        (1, 0.1, "评论;"),
-        (1, "auto", "评论;"),
-        (2, 0.1, "评论;"),
-        (2, "auto", "评论;"),
-    ]
-    assert got[0][3] == ["seed=1", "optimizer.lr=0.1", "run.name=评论;", "task=sentiment"]
-
-
-def test_lines_of_a_sweep_are_told_as_typed():
-    assert plain_line("++optimizer.lr=3") == "optimizer.lr=3"
 
 
 def test_no_word_of_composing_is_written_to_disk(tmp_path):

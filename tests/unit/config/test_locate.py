@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llmtune.cli import FROM_SETTINGS, WORDS
 from llmtune.config.completion import candidates
 from llmtune.config.locate import conf_dir, groups, headline, options, search_dirs
 from llmtune.config.shipped import defaults, good_value
@@ -83,7 +84,7 @@ def test_good_value_is_a_shipped_one():
     ],
 )
 def test_completion(line, some):
-    found = candidates(line)
+    found = candidates(line, WORDS, FROM_SETTINGS)
     assert set(some) <= set(found)
     assert bool(found) == bool(some)
     assert all(name.startswith(line.split(" ")[-1]) for name in found)
