@@ -35,7 +35,9 @@ def main(flag: str, rest: list[str], words: Iterable[str], from_settings: Iterab
     `words`: all of llmtune's; `from_settings`: those that take settings.
     """
     if flag == "--complete":
-        sys.stdout.writelines(f"{candidate}\n" for candidate in candidates(rest[0] if rest else "", words, from_settings))
+        sys.stdout.writelines(
+            f"{candidate}\n" for candidate in candidates(rest[0] if rest else "", words, from_settings)
+        )
         return 0
     shell = rest[0] if rest else ""
     if shell not in SCRIPTS:
