@@ -127,8 +127,10 @@ class Check:
             setting = self.origin.setting(path)
             is_scalar = isinstance(value, (bool, int, float))
             if is_scalar and str in members(kind) and setting and (setting.key, setting.source) == (path, "typed"):
-                return setting.text  # typed run.name=2024: the spelling is known, so nothing is lost
-            lost = "text" in str(misfit) and (is_scalar or isinstance(value, list))
+                # typed run.name=2024: the spelling is known, so nothing is lost
+                return str(value) if "${" in setting.text else setting.text
+            items = value if isinstance(value, list) else [value]
+            lost = "text" in str(misfit) and any(isinstance(item, (bool, int, float)) for item in items)
             fix = "put it in quotes, else it reads as a number, true or false" if lost else ""
             self._misfit(path, value, str(misfit), fix)
             return good_value(path, value)
@@ -186,7 +188,12 @@ class Check:
         if not isinstance(cfg, DictConfig):
             return dict(cfg)
         try:
-            return typing.cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+            tree = typing.cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+            for key, value in leaves(tree):
+                if isinstance(value, str) and "${" in value:
+                    given = f"{value!r} was given{self.origin.note(key)}"
+                    self.faults.append(Fault(key, given, "must not hold ${, which a stored config could not keep"))
+            return tree
         except OmegaConfBaseException:
             tree = typing.cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False))
         for key, value in leaves(tree):
@@ -225,16 +232,20 @@ class Check:
     def _meant(self, key: str, known: list[str], path: str) -> str | None:
         """The key most likely meant: one elsewhere that is called so, one here with a like name, or one elsewhere."""
         name = key.rpartition(".")[2]
-        others = [other for other in self.known if not f"{other}.".startswith(f"{key}.")]
+        others = [
+            other
+            for other in self.known
+            if not other.rpartition(".")[2].isdigit() and not f"{other}.".startswith(f"{key}.")
+        ]
         others.sort(key=lambda other: (other.count("."), other))
         tails = {other.rpartition(".")[2]: other for other in reversed(others)}
         if name in tails:
             return tails[name]
         first = key[len(path) + 1 :].split(".")[0] if path else key.split(".")[0]
-        near = nearest(first, known)
+        near = nearest(first, known) if len(first) > 1 else None
         if near:
             return f"{path}.{near}" if path else near
-        far = nearest(name, [tail for tail in tails if len(tail) > 2])
+        far = nearest(name, [tail for tail in tails if len(tail) > 2]) if len(name) > 1 else None
         return tails[far] if far else None
 
     def _missing(self, key: str) -> Any:

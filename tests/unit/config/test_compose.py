@@ -169,6 +169,7 @@ def test_printed_config_hides_secrets(capsys, monkeypatch):
 def test_environment_is_read_where_asked(monkeypatch):
     monkeypatch.setenv("MY_DATA", "/data")
     assert config_of("data.train=${oc.env:MY_DATA}/a.csv").data.train == "/data/a.csv"
+    assert config_of("run.name=${seed}").run.name == "1"
 
 
 def test_no_word_of_composing_is_written_to_disk(tmp_path):
