@@ -8,7 +8,7 @@ from llmtune.config.check import Check
 from llmtune.config.compose import Composition, composed
 from llmtune.config.locate import config_file, headline, search_dirs
 from llmtune.config.secrets import redacted
-from llmtune.config.stored import leaves
+from llmtune.config.tree import leaves
 from llmtune.config.typed import arrange, to_text
 from llmtune.core.errors import Fault, UserError, did_you_mean
 

@@ -17,7 +17,7 @@ from llmtune.config.origin import Origin
 from llmtune.config.settings import Config
 from llmtune.config.shelf import Part, find_part, source_file
 from llmtune.config.shipped import good_value
-from llmtune.config.stored import leaves
+from llmtune.config.tree import leaves
 from llmtune.config.typed import to_text
 from llmtune.core.errors import ConfigError, Fault, nearest
 

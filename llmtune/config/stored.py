@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from llmtune.config.check import checked
 from llmtune.config.origin import Layer, Origin
 from llmtune.config.secrets import redacted
 from llmtune.config.settings import Config
+from llmtune.config.tree import leaves
 from llmtune.config.typed import yaml_words
 from llmtune.core.errors import ConfigError, Fault
 
@@ -21,8 +22,6 @@ def plain(config: Config) -> dict[str, Any]:
 
 def load_config(path: str | os.PathLike[str]) -> Config:
     """The checked config of a run folder, or of its `config.yaml`. Raises ConfigError."""
-    from llmtune.config.check import checked
-
     file = os.path.join(path, "config.yaml") if os.path.isdir(path) else os.fspath(path)
     content = _read(file)
     foreign = [
@@ -50,16 +49,3 @@ def _read(file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(Fault(file, "holds no config", "", "give the folder of a run"))
     return {str(key): value for key, value in content.items()}
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`(dotted key, value)` of every value; items of lists by their number, an empty section or list as itself."""
-    children: Iterable[tuple[Any, Any]] = ()
-    if isinstance(node, Mapping):
-        children = node.items()
-    elif isinstance(node, (list, tuple)):
-        children = enumerate(node)
-    if not children or not len(node):
-        yield prefix, node
-    for key, value in children:
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
