@@ -80,8 +80,8 @@ def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest
     if trainer.machine.is_main:
         run.update(**run_facts)
     checkpoint = CheckpointStore(run.checkpoints, keep=1).newest_good(console.say) if run.checkpoints.exists() else None
+    trainer.resume(checkpoint)
     if checkpoint is not None:
-        trainer.resume(checkpoint)
         console.say(f"goes on after step {trainer.state.step}")
     for watcher in trainer.watchers:
         watcher.on_plan({"num_steps": prepared.num_steps, "step": trainer.state.step})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers.utils.logging
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmtune.config.settings import ModelSettings
@@ -19,6 +20,8 @@ LONGEST = 512
 """tokens of a row where `data.max_tokens` is auto and the model could take more"""
 UNLIMITED = 10**6
 """transformers writes 1e30 for 'no limit'"""
+
+transformers.utils.logging.disable_progress_bar()  # it would break into our own display
 
 
 @dataclass(frozen=True)

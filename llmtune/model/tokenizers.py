@@ -34,7 +34,7 @@ def train_tokenizer(
         tokenizer_object=tokenizer,
         pad_token=tokens["pad"], unk_token=tokens["unk"], cls_token=tokens["cls"], sep_token=tokens["sep"],
         mask_token=tokens["mask"], bos_token=tokens["cls"], eos_token=tokens["sep"],
-        model_max_length=positions or 10**30,
+        model_max_length=positions if positions and positions > 0 else 10**30,
         model_input_names=["input_ids", *(["token_type_ids"] if has_segments else []), "attention_mask"],
     )  # fmt: skip
 

@@ -291,12 +291,21 @@ class Trainer:
             **{name: value for name, value in network.named_buffers() if name in lasting},
         }
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def resume(self, checkpoint: Checkpoint | None) -> None:
         """Put everything back as it was at the checkpoint; all parts must be made and wrapped already.
+
+        None: a run that died before its first save; what it logged is forgotten.
 
         Raises:
             ResumeError: data or model are not those of the checkpoint.
         """
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        for log, mark in ((self.metrics, "metrics_mark"), (self.speed, "speed_mark")):
+            if log is not None:
+                log.cut_back(checkpoint.state[mark] if checkpoint else 0)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.state
         changed = [key for key, value in self.fingerprints.items() if saved["fingerprints"].get(key) != value]
         if changed:
@@ -307,12 +316,10 @@ class Trainer:
             part.load_state(checkpoint.tensors(name), saved["parts"].get(name, {}))
         if saved["scaler"] is not None and self.machine.accelerator.scaler is not None:
             self.machine.accelerator.scaler.load_state_dict(saved["scaler"])
+        # other forward passes would draw other dropout
+        self.feed.micro_tokens = min(self.feed.micro_tokens, saved["micro_tokens"])
         self.state = TrainState(**saved["train_state"])
         self._saved = {**self.state.to_json(), "seconds": None}
-        if self.metrics is not None:
-            self.metrics.cut_back(saved["metrics_mark"])
-        if self.speed is not None:
-            self.speed.cut_back(saved["speed_mark"])
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
