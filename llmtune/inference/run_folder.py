@@ -1,0 +1,146 @@
+"""From a folder that the user names to a trained model and the settings that it was trained with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmtune.config.check import checked
+from llmtune.config.compose import composed
+from llmtune.config.origin import Origin
+from llmtune.config.settings import Config
+from llmtune.config.stored import load_config
+from llmtune.config.typed import Setting
+from llmtune.core.errors import ConfigError, DataError, Fault, ModelError, nearest
+from llmtune.inference.model_folder import CARD, read_card
+from llmtune.run.rundir import RunDir
+
+SECTIONS = ("data", "hardware")
+"""what may be set when a trained model is used; the rest was settled by training"""
+HERE = {"device": "auto", "precision": "fp32", "processes": 1, "threads": "auto", "compile": False}
+"""the machine that trained may be another one, so its device is not asked for here"""
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    model: Path
+    """the folder with llmtune.json"""
+    run: Path | None
+    """the run folder around it, where there is one"""
+    card: Mapping[str, Any]
+    """llmtune.json"""
+
+
+def find_model(given: str) -> ModelPlace:
+    """The model of a run folder, or of its `model/` (or a copy of that).
+
+    Raises:
+        ModelError: there is no folder, no model in it, or one of another format.
+    """
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "there is no such folder"
+        raise ModelError(Fault(given, what, "a run folder, or the model/ of one", _newest(folder.parent)))
+    if (folder / CARD).is_file():
+        parent = folder.absolute().parent
+        is_run = folder.absolute().name == "model" and (parent / "config.yaml").is_file()
+        return ModelPlace(folder, folder.parent if is_run else None, read_card(folder))
+    if (folder / "model" / CARD).is_file():
+        return ModelPlace(folder / "model", folder, read_card(folder / "model"))
+    status = RunDir(folder).status
+    if status is not None:
+        fix = f"llmtune train with the same words and resume={given} goes on with it"
+        raise ModelError(Fault(given, f"this run has no model/ yet (its status: {status})", "a finished run", fix))
+    raise ModelError(Fault(given, "holds no model of llmtune", "a run folder, or the model/ of one", _newest(folder)))
+
+
+def _newest(folder: Path) -> str:
+    """The newest run below `folder`, as a hint."""
+    found = [path for depth in range(1, 5) for path in folder.glob("/".join(["*"] * depth) + f"/model/{CARD}")]
+    if not found:
+        return ""
+    return f"the newest one near: {max(found, key=lambda path: path.stat().st_mtime).parent.parent}"
+
+
+def settings_of(place: ModelPlace, typed: Sequence[Setting], extra: Sequence[str] = ()) -> Config:
+    """The config of the run, on this machine, with what was typed; of a bare model folder, the shipped one.
+
+    Args:
+        extra: keys that the word takes besides, for the message only.
+    Raises:
+        ConfigError: all faults, keys outside of `data` and `hardware` among them.
+    """
+    faults: list[Fault | str] = []
+    if place.run is not None:
+        tree = dataclasses.asdict(load_config(place.run))
+    else:
+        tree = dataclasses.asdict(checked(composed(["data=files"]).cfg))
+        tree["data"] |= place.card["data"]
+        tree["data"]["columns"] |= place.card["columns"]
+    tree["hardware"] |= HERE
+    for setting in typed:
+        fault = _refused(setting, extra) or _laid(setting, tree)
+        faults += [fault] if fault else []
+    return checked(tree, Origin((), typed), faults)
+
+
+def _refused(setting: Setting, extra: Sequence[str]) -> Fault | None:
+    section, dot, _ = setting.key.partition(".")
+    if setting.sign:
+        return Fault(f"{setting.sign}{setting.line}", "a setting needs no sign", "", f"type {setting.line}")
+    allowed = ", ".join([*(f"{name}.KEY" for name in SECTIONS), *extra])
+    if section not in SECTIONS:
+        near = nearest(setting.key, [*extra, *SECTIONS])
+        return Fault(setting.key, "can't be set for a trained model", f"allowed: {allowed}",
+                     f"did you mean '{near}'?" if near else "")  # fmt: skip
+    if not dot:
+        return Fault(setting.key, "no options are chosen here", f"allowed: {allowed}", f"such as {section}.KEY=VALUE")
+    if setting.key.endswith(".name"):
+        return Fault(setting.key, "is chosen with the option, not set", f"allowed: {allowed}")
+    return None
+
+
+def _laid(setting: Setting, tree: dict[str, Any]) -> Fault | None:
+    """Put a value into the tree; whether the key is known is for the check to say."""
+    node: Any = tree
+    *path, last = setting.key.split(".")
+    for name in path:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            return Fault(setting.key, f"{name} is no section", "", "")
+    node[last] = setting.value
+    return None
+
+
+@contextlib.contextmanager
+def naming_columns() -> Iterator[None]:
+    """A fault about a column that was only ever named in training says what to type for the file at hand."""
+    try:
+        yield
+    except DataError as error:
+        faults = [
+            dataclasses.replace(fault, fix=f"type {fault.where}=NAME")
+            if isinstance(fault, Fault) and fault.where.startswith("data.columns.") and not fault.fix
+            else fault
+            for fault in error.faults
+        ]
+        raise DataError(*faults) from error
+
+
+def trained_task(place: ModelPlace, plugins: Sequence[str]) -> Any:
+    """The task that the model was trained for, its labels included. Raises ConfigError."""
+    from llmtune.config.shelf import find_part
+
+    kept = place.card["task"]
+    part = find_part("task", kept["kind"], plugins, os.fspath(place.model / CARD))
+    try:
+        task = part.load()(**kept["settings"]).build()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(Fault(os.fspath(place.model / CARD), f"its task can't be made: {error}")) from error
+    task.restore(kept["state"])
+    return task
