@@ -21,13 +21,13 @@ from llmtune.config.secrets import redacted
 from llmtune.config.settings import Config
 from llmtune.config.shipped import defaults
 from llmtune.config.stored import plain
-from llmtune.config.typed import Arguments, Setting, arrange
+from llmtune.config.typed import Arguments, Setting, arrange, read_setting
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_typed_lines: dict[str, str] = {}
+_typed: dict[str, Setting] = {}
 """of a sweep: a line for Hydra -> what was typed"""
 
 Job = Callable[[Config, "DictConfig", list[str]], int]
@@ -60,11 +60,17 @@ def run_job(word: str, argv: list[str], job: Job) -> int:
     composition = composed(arguments)
     if arguments.show:
         Check(composition.cfg, composition.origin, composition.faults).finish()
-        content = OmegaConf.to_container(composition.cfg)
-        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(redacted(content))))  # type: ignore[arg-type]
-        return 0
+        return _shown(composition.cfg)
     config = checked(composition.cfg, composition.origin, composition.faults)
     return job(config, OmegaConf.create(plain(config)), composition.lines) or 0
+
+
+def _shown(cfg: DictConfig) -> int:
+    """Print a composed config as `--cfg job` does."""
+    from omegaconf import OmegaConf
+
+    sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(redacted(OmegaConf.to_container(cfg)))))  # type: ignore[arg-type]
+    return 0
 
 
 def composed(arguments: Arguments | Sequence[str]) -> Composition:
@@ -209,20 +215,29 @@ def _hydra_composed(lines: list[str], dirs: Sequence[str]) -> tuple[DictConfig, 
 
 
 def _multirun(word: str, arguments: Arguments, job: Job) -> int:
-    """Hand the line to Hydra's sweeper, which calls `job` once for each combination of values."""
+    """Hand the line to Hydra with our sweeper and launcher (hydra_plugins/llmtune_plugins); the exit code.
+
+    Training jobs get a process each; `check` and `--cfg job` go through all jobs in this one.
+    """
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     def task(cfg: DictConfig) -> int:
+        if arguments.show:
+            return _shown(cfg)
         config = checked(cfg)
-        lines = [plain_line(line) for line in HydraConfig.get().overrides.task]
-        return job(config, OmegaConf.create(plain(config)), lines)
+        return job(config, OmegaConf.create(plain(config)), []) or 0
 
-    dirs = search_dirs(arguments.config_dirs)
-    lines = [*(_sweep_line(setting) for setting in arguments.settings), search_path(dirs), f"hydra.job.name={word}"]
+    launcher = "process" if word == "train" and not arguments.show else "here"
+    lines = [
+        "hydra/sweeper=llmtune_grid",
+        f"hydra/launcher=llmtune_{launcher}",
+        *(_sweep_line(setting) for setting in arguments.settings),
+        search_path(search_dirs(arguments.config_dirs)),
+        f"hydra.job.name={word}",
+    ]
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [f"llmtune {word}", "-m", *lines]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and leaving
@@ -241,21 +256,28 @@ def _multirun(word: str, arguments: Arguments, job: Job) -> int:
 
 
 def _sweep_line(setting: Setting) -> str:
-    """A setting for Hydra's own grammar: values that it can't read are quoted, unknown keys let pass to `check`."""
+    """A setting for Hydra's own grammar, handed over as a sweep even where it has one value.
+
+    Hydra leaves sweeps to the sweeper and composes none of them, so that all faults of all jobs come at once.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    text = setting.text
+    key, text = setting.key, setting.text
+    is_hydra = key.split(".")[0].split("/")[0] == "hydra"
     try:
-        OverridesParser.create().parse_override(f"key={text}")
+        if is_hydra or OverridesParser.create().parse_override(f"key={text}").is_sweep_override():
+            value = text
+        else:
+            value = f"choice({text})"
+            OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
-        text = "'" + text.replace("'", "\\'") + "'"
-    is_choice = setting.key in defaults() or setting.key.split(".")[0].split("/")[0] == "hydra"
-    line = f"{'' if is_choice else '++'}{setting.key}={text}"
-    _typed_lines[line] = setting.line
+        value = "choice('" + text.replace("\\", "/").replace("'", "") + "')"  # read again from `_typed`, not from here
+    line = f"{'' if is_hydra or key in defaults() else '++'}{key}={value}"
+    _typed[line] = setting
     return line
 
 
-def plain_line(line: str) -> str:
-    """A line of Hydra's sweep as the user typed it: for a sweeper, which sees what `_sweep_line` made."""
-    return _typed_lines.get(line, line.lstrip("+"))
+def typed_setting(line: str) -> Setting:
+    """The setting behind a line of Hydra's sweep: for a sweeper, which sees what `_sweep_line` made."""
+    return _typed.get(line) or read_setting(line)
