@@ -26,7 +26,8 @@ usage: llmtune evaluate DIR [split=train|validation|test] [data.test=FILE] [out=
                   of the run folder, under a name that is not taken
 
 data.* and hardware.* may be set, such as data.columns.text=NAME data.columns.label=NAME data.on_bad_row=drop.
-Rows longer than the model takes are cut and counted; none is left out for its length.
+Rows longer than the model takes are cut and counted; none is left out for its length. The numbers are computed in fp32
+unless hardware.precision says otherwise.
 
 examples:
   llmtune evaluate outputs/sentiment/2026-01-31/10-20-30

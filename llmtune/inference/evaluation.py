@@ -17,7 +17,7 @@ from llmtune.config.settings import Config, DataSettings
 from llmtune.data.rows import read_splits
 from llmtune.inference.predictor import Predictor
 from llmtune.inference.run_folder import ModelPlace, naming_columns, trained_task
-from llmtune.reporting.errors import breakdown, worst_errors, worst_rows
+from llmtune.scoring.breakdown import breakdown, worst_errors, worst_rows
 
 NUM_WORST = 100
 """errors kept in the report"""

@@ -100,6 +100,8 @@ def _refused(setting: Setting, extra: Sequence[str]) -> Fault | None:
                      f"did you mean '{near}'?" if near else "")  # fmt: skip
     if not dot:
         return Fault(setting.key, "no options are chosen here", f"allowed: {allowed}", f"such as {section}.KEY=VALUE")
+    if setting.key == "hardware.processes":
+        return Fault(setting.key, f"{setting.text} was given", "a trained model is used in one process")
     if setting.key.endswith(".name"):
         return Fault(setting.key, "is chosen with the option, not set", f"allowed: {allowed}")
     return None

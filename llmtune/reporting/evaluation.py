@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from llmtune.reporting.words import few
+
 MOST_CLASSES = 12
 """classes of which a whole matrix can still be read"""
 SHOWN_CLASSES = 30
@@ -88,19 +90,18 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _error(error: Mapping[str, Any]) -> str:
-    """Two or three lines: gold and prediction, where it stands, the text."""
-    predicted = _words(error["predicted"])
+    """Two or three lines: gold and prediction with probabilities, where it stands, the text."""
+    chances = error.get("probabilities", {})
+    gold, predicted = _words(error["gold"], chances), _words(error["predicted"], chances)
     if "probability" in error:
         predicted += f" ({error['probability']:.3f})"
-    elif "probabilities" in error:
-        predicted += f" ({', '.join(f'{name} {chance:.3f}' for name, chance in error['probabilities'].items())})"
     texts = "\n".join(f"    {_short(error[role])}" for role in ("text", "text_pair") if error.get(role))
-    return f"  gold {_words(error['gold'])}, predicted {predicted}  [{error['file']}:{error['line']}]\n{texts}"
+    return f"  gold {gold}, predicted {predicted}  [{error['file']}:{error['line']}]\n{texts}"
 
 
-def _words(label: Any) -> str:
+def _words(label: Any, chances: Mapping[str, float]) -> str:
     if isinstance(label, list):
-        return " + ".join(label) or "none"
+        return few([f"{name} ({chances[name]:.3f})" for name in label]) or "none"
     return f"{label:.4f}" if isinstance(label, float) else str(label)
 
 

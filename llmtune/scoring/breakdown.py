@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from llmtune.scoring.classification import probabilities
+
 MOST_PAIRS = 20
 
 
@@ -24,8 +26,6 @@ def breakdown(
     if problem_type == "regression":
         return {"residuals": residuals(logits_NC.reshape(-1), targets)}
     if problem_type == "multi_label":
-        from llmtune.scoring.classification import probabilities
-
         given_NC = probabilities("multi_label", logits_NC) >= threshold
         return {"classes": class_table(targets > 0.5, given_NC, names)}
     predicted_N = logits_NC.argmax(axis=1)
@@ -85,8 +85,6 @@ def worst_rows(
         badness_N = np.abs(logits_NC.reshape(-1) - targets)
         wrong_N = badness_N > 0
     else:
-        from llmtune.scoring.classification import probabilities
-
         chances_NC = probabilities(problem_type, logits_NC)
         if problem_type == "single_label":
             badness_N, wrong_N = chances_NC.max(axis=1), chances_NC.argmax(axis=1) != targets
