@@ -42,9 +42,17 @@ class HereLauncher(Launcher):
         self.task = task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        """Raises SystemExit with the largest exit code of the jobs."""
+        """Raises SystemExit with the largest exit code of the jobs, or UserError with what is wrong in any of them."""
+        from llmtune.core.errors import Fault, UserError
+
         codes = [0]
+        faults: dict[str, Fault | str] = {}
         for job in cast("Sequence[Job]", job_overrides):
-            print(f"--- # job {job.number}: {job.label or 'nothing varies'}")
-            codes.append(int(self.task(OmegaConf.create(job.plain)) or 0))
+            print(f"--- # job {job.number}: {job.label or 'nothing varies'}", flush=True)
+            try:
+                codes.append(int(self.task(OmegaConf.create(job.plain)) or 0))
+            except UserError as error:
+                faults.update((str(fault), fault) for fault in error.faults)
+        if faults:
+            raise UserError(*faults.values())
         raise SystemExit(max(codes))

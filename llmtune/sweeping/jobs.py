@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -124,7 +125,7 @@ def expand(settings: Sequence[Setting], dirs: Sequence[str], faults: _Faults) ->
 def values(setting: Setting, dirs: Sequence[str]) -> list[Setting]:
     """A setting for each value that `setting` asks for: `1,2,3`, `range(1,4)`, `glob(*)` of a group's options.
 
-    Hydra's grammar decides what is a list of values; what it can't read is one text. Raises ConfigError.
+    Hydra's grammar decides; what it can't read (Chinese, `;`) is parted at its commas. Raises ConfigError.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob, ValueType
@@ -133,7 +134,10 @@ def values(setting: Setting, dirs: Sequence[str]) -> list[Setting]:
     try:
         override = OverridesParser.create().parse_override(f"key={setting.text}")
     except HydraException:
-        return [setting]
+        texts = [text.strip() for text in setting.text.split(",")]
+        if not all(texts) or re.search(r"""["'(\[{]""", setting.text):
+            return [setting]
+        return [dataclasses.replace(setting, value=read_value(text), text=text) for text in texts]
     if not override.is_sweep_override():
         return [setting]
     if not override.is_discrete_sweep():

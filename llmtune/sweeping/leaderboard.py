@@ -145,7 +145,7 @@ def tables(rows: Sequence[Row], groups: Sequence[Group]) -> list[str]:
         name = f"{row.metric} " if len(metrics) > 1 and row.metric else ""
         jobs.add_row(str(row.job), *(row.swept.get(key, "") for key in keys), name + number(row.score),
                      number(row.test), f"{row.seconds:.1f}", row.status)  # fmt: skip
-    if not groups:
+    if all(group.mean is None for group in groups):
         return _printed(jobs)
     keys = [key for key in keys if key != SEED]
     seeds = _table(keys or ["jobs"], [f"{metric}, mean ± sd", "test, mean ± sd", "seeds"], [])

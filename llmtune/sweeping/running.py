@@ -108,7 +108,7 @@ def outcome(code: int, log: Path, log_start: int, *, stopping: bool) -> tuple[st
     if code == 0:
         return "finished", None
     if code == 75 or (stopping and code == -signal.SIGTERM):
-        return "stopped", "stopped by a signal; goes on from its last checkpoint"
+        return "stopped", last_words(log, log_start) or "stopped by a signal before it began"
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         hint = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 
 import filelock
@@ -128,7 +129,8 @@ class _Sweep:
             say(f"stopped by {self.stop.name}: what ran is saved")
         missing = sum(row.status != "finished" for row in rows)
         if missing:
-            say(f"not finished: {missing} of {len(rows)} jobs; the same command with sweep.dir={path} runs only these")
+            same = shlex.quote(f"sweep.dir={path}")
+            say(f"not finished: {missing} of {len(rows)} jobs; the same command with {same} runs only these")
 
 
 def _cores() -> int:

@@ -119,3 +119,18 @@ def test_cfg_prints_every_job_and_loads_no_torch(tmp_path):
     assert len(heads) == 4
     assert not {"torch", "transformers", "datasets"} & set(done.stderr.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_looks_at_every_job(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "-m", "task=sentiment", "data=files", "data.train=a.csv,b.csv"]) == 2
+    told = capsys.readouterr()
+    assert told.out.count("--- # job") == 2
+    assert "'a.csv' does not exist" in told.err
+    assert "'b.csv' does not exist" in told.err
+
+
+def test_folder_of_hydra_is_not_taken_in_silence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-m", "seed=1,2", "hydra.sweep.dir=x"]) == 2
+    assert capsys.readouterr().err == "llmtune train: hydra.sweep.dir=x: is Hydra's own folder; type sweep.dir=DIR\n"

@@ -37,6 +37,8 @@ def faults_of(*words: str) -> list[str]:
         ("objective=[supervised],[supervised]", ["[supervised]", "[supervised]"]),
         ("run.name='a, b','c'", ["'a, b'", "'c'"]),
         ("run.name=评论;", ["评论;"]),
+        ("data.train=评论.csv,b.csv", ["评论.csv", "b.csv"]),
+        ("data.delimiter=,", [","]),
         ("model=glob(tiny_*)", ["tiny_bert"]),
     ],
 )

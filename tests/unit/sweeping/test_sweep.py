@@ -221,6 +221,12 @@ def test_status_by_exit_code(tmp_path, code, stopping, status):
     assert outcome(code, tmp_path / "log", 0, stopping=stopping)[0] == status
 
 
+def test_stopped_job_says_what_it_saved(tmp_path):
+    words = "stopped by SIGTERM after step 4; everything is saved"
+    (tmp_path / "log").write_text(f"$ llmtune train\nllmtune train: {words}\n")
+    assert outcome(75, tmp_path / "log", 0, stopping=True) == ("stopped", words)
+
+
 def test_last_words_of_a_traceback(tmp_path):
     older = "llmtune train: an older attempt\n"
     (tmp_path / "log").write_text(f"{older}$ llmtune train\nTraceback\n  File x\nValueError: boom\n\n")
