@@ -65,8 +65,8 @@ def test_predict_agrees_with_predictions_of_the_run(kind, trained, folder):
 
 
 def test_csv_with_bom_and_crlf_keeps_order_and_columns_and_answers_every_row(trained, folder, capsys):
-    lines = ["\ufeffid,text,label,probability", '7,"a joy, really",x,0.1', "8,,y,", '9,"two\r\nlines, dull",z,3', "5,few"]
-    content = "\r\n".join([*lines, ""])
+    rows = ['7,"a joy, really",x,0.1', "8,,y,", '9,"two\r\nlines, dull",z,3', "5,few"]
+    content = "\r\n".join(["\ufeffid,text,label,probability", *rows, ""])
     (folder / "in.csv").write_bytes(content.encode())
     rows = predicted(trained("single"), "in.csv")
     assert list(rows[0]) == ["id", "text", "label", "probability", "predicted_label", "predicted_probability",
