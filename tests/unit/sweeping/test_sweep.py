@@ -173,7 +173,8 @@ def test_other_settings_are_refused_by_name():
     trainings = Trainings()
     with pytest.raises(ResumeError) as caught:
         go(trainings, *GRID, "data.limit=40")
-    assert str(caught.value).startswith("data.limit: was None, now 40; s holds another sweep")
+    assert str(caught.value).startswith("data.limit: was ")
+    assert "now 40; s holds another sweep; type the grid of the first time" in str(caught.value)
     assert trainings.started == []
 
 
