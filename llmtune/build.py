@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmtune.core.clock import parse_duration, period_steps
 from llmtune.core.parts import Parts

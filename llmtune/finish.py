@@ -79,7 +79,8 @@ def _best_validation(trainer: Any, scores: Mapping[str, float] | None) -> Any:
         return trainer.evaluation
     if trainer.validation is None or trainer.machine.world > 1:
         return None
-    return evaluate(trainer.composite.model.to(trainer.machine.device), trainer.validation, trainer.machine, trainer.task)
+    model = trainer.composite.model.to(trainer.machine.device)
+    return evaluate(model, trainer.validation, trainer.machine, trainer.task)
 
 
 @contextlib.contextmanager
@@ -88,9 +89,8 @@ def _proof(model: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], co
     how = prepared.config.train.verify_model
     model.eval()
     write_model(run.model, model, prepared.tokenizer, card)
-    rows = prepared.splits.get("validation", prepared.splits["train"]).select(range(PROBE_ROWS)) \
-        if len(prepared.splits.get("validation", prepared.splits["train"])) >= PROBE_ROWS \
-        else prepared.splits.get("validation", prepared.splits["train"])  # fmt: skip
+    rows = prepared.splits.get("validation", prepared.splits["train"])
+    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
     texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
     if how == "off":
         yield
@@ -120,9 +120,9 @@ def write_predictions(path: Path, rows: Any, logits_NC: np.ndarray, task: Any) -
     decoded = task.decode(logits_NC)
     columns = [name for name in ("file", "line", "text", "text_pair", "label") if name in rows.column_names]
     for row, predicted in zip(rows.select_columns(columns), decoded):
-        given = json.loads(row.pop("label")) if row.get("label") is not None else None
-        lines.append(json.dumps({**row, "label": given, "predicted": predicted["label"],
-                                 **{k: v for k, v in predicted.items() if k != "label"}}, ensure_ascii=False))  # fmt: skip
+        given = row.pop("label", None)
+        record = {**row, "label": json.loads(given) if given is not None else None, "predicted": predicted.pop("label")}
+        lines.append(json.dumps({**record, **predicted}, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Everything that can be refused is looked at here, before any weights are loaded: `check` is this, `train` begins so."""
+"""Everything that can be refused, looked at before any weights are loaded: `check` is this, `train` begins so."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, base: Path
 
 def _all_of(*stages: Callable[[], Any]) -> list[Any]:
     """The results of independent stages; the faults of all of them in one error."""
-    results, faults, first = [], [], None
+    results: list[Any] = []
+    faults: list[Fault | str] = []
+    first: UserError | None = None
     for stage in stages:
         try:
             results.append(stage())
@@ -179,7 +181,8 @@ def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
     if isinstance(wanted, str):
         return min(most, LONGEST)
     if wanted > most:
-        raise ConfigError(Fault("data.max_tokens", f"{wanted}", f"this model takes {most} at most", "data.max_tokens=auto"))
+        given = f"{wanted} tokens a row"
+        raise ConfigError(Fault("data.max_tokens", given, f"this model takes {most} at most", "data.max_tokens=auto"))
     return wanted
 
 
@@ -293,5 +296,3 @@ def _disk_budget(config: Config, parameters: int, base: Path) -> int:
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
-
-

@@ -1,4 +1,4 @@
-"""No network, and nothing left behind: each test finds and leaves environment, threads and random state as they were."""
+"""No network, and nothing left behind: environment, threads and random state are put back after each test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost", "")
-KEPT_APART = ("PYTEST_CURRENT_TEST", "LLMTUNE_CACHE", "CUBLAS_WORKSPACE_CONFIG", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+KEPT_APART = ("PYTEST_CURRENT_TEST", "LLMTUNE_CACHE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 
 @pytest.fixture(scope="session", autouse=True)

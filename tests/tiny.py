@@ -22,7 +22,10 @@ TINY = (
     "model.tokenizer.vocab_size=200", "train.verify_model=off", "hardware.device=cpu", "hardware.threads=1",
     "train.log_every=1", "optimizer.lr=0.003",
 )  # fmt: skip
-WORDS = "a dull slow grey film with no heart yet bright warm and quick scenes that sing of joy and light".split()
+WORDS = [
+    "a", "dull", "slow", "grey", "film", "with", "no", "heart", "yet", "bright", "warm", "and", "quick", "scenes",
+    "that", "sing", "of", "joy", "light",
+]  # fmt: skip
 
 
 def write_rows(folder: Path, *, rows: int = 60, seed: int = 0) -> list[str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,14 @@ from llmtune.run.signals import StopRequest
 
 
 def main(argv: list[str]) -> int:
-    return run_job("train", argv, train)
+    return run_job("train", [*stored_config(argv), *argv], train)
+
+
+def stored_config(argv: list[str]) -> list[str]:
+    """`resume=DIR` starts from the config in DIR, as a recipe; what is typed besides still wins."""
+    named = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
+    stored = Path(named[-1]).expanduser() / "config.yaml" if named else None
+    return [str(stored)] if stored and stored.is_file() else []
 
 
 def train(config: Config, cfg: Any, typed: list[str]) -> int:
@@ -31,7 +36,7 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
 
     stop = StopRequest().listen()
     console = Console()
-    plain = OmegaConf.to_container(cfg)
+    plain: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
     run = rundir.to_resume(config, plain, console.say)
     if run is not None and run.status == "finished" and not rundir.asks_for_more(run, plain):
         console.say(f"{run.path} is finished already; a larger train.epochs would go on with it")

@@ -1,4 +1,4 @@
-"""One of several processes of a run: `python -m llmtune.commands.worker RUN_DIR`, started by `train` and by nobody else."""
+"""One of several processes of a run: `python -m llmtune.commands.worker RUN_DIR`, started by `train` alone."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def parse_period(field: str, value: int | str | None) -> tuple[float, str] | Non
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ep)?", str(value).strip())
     if not match or float(match[1]) <= 0 or (not match[2] and float(match[1]) % 1):
-        raise ValueError(f"{field}: {value!r} is no period; give a number of steps such as 400, or of epochs such as 0.5ep")
+        raise ValueError(f"{field}: {value!r} is no period; give a number of steps (400) or of epochs (0.5ep)")
     return float(match[1]), "epochs" if match[2] else "steps"
 
 

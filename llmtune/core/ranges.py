@@ -9,7 +9,8 @@ from llmtune.core.errors import did_you_mean
 
 
 def one_of(field: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed or isinstance(value, bool) != any(value is choice for choice in allowed if isinstance(choice, bool)):
+    # 1 == True in Python, but not for a user
+    if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in allowed):
         choices = ", ".join(str(choice) for choice in allowed)
         hint = did_you_mean(str(value), [str(choice) for choice in allowed])
         raise ValueError(f"{field}: {value!r} is not known; allowed: {choices}" + (f"; {hint}" if hint else ""))

@@ -18,7 +18,7 @@ class Loss(NamedTuple):
 
     total: torch.Tensor
     """scalar, differentiable"""
-    count: torch.Tensor
+    count: torch.Tensor  # type: ignore[assignment]
     """scalar, what `total` is a sum over (rows, tokens, or their weights)"""
     logs: dict[str, torch.Tensor] = {}  # noqa: RUF012 - never written to
     """further sums over the same items, shown beside the loss"""

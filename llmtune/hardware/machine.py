@@ -74,9 +74,7 @@ class Machine:
         self.settings = settings
         self.device_name = pick_device(settings)
         self.precision = pick_precision(settings, self.device_name)
-        self.accelerator = Accelerator(
-            cpu=self.device_name == "cpu", mixed_precision=ACCELERATE_WORDS[self.precision]
-        )
+        self.accelerator = Accelerator(cpu=self.device_name == "cpu", mixed_precision=ACCELERATE_WORDS[self.precision])
         self.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes

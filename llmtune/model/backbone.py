@@ -62,8 +62,11 @@ def settle_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         vocabulary = tokenizer.get_vocab()
-        reserved = [token for token in ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
-                    if token in vocabulary]
+        reserved = [
+            token
+            for token in ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
+            if token in vocabulary
+        ]
         token = reserved[0] if reserved else tokenizer.eos_token or tokenizer.unk_token
         if token is None:
             raise ModelError(Fault("model.path", "the tokenizer has no pad, end or unknown token", "one is needed"))

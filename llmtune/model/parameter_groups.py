@@ -23,9 +23,7 @@ def parameter_groups(
     for name, parameter in network.named_parameters():
         factor = layer_decay ** _places_below_top(layers, name)
         decay = weight_decay if layers.kinds.get(name, "weight") == "weight" else 0.0
-        group = groups.setdefault(
-            (factor, decay), {"params": [], "names": [], "factor": factor, "weight_decay": decay}
-        )
+        group = groups.setdefault((factor, decay), {"params": [], "names": [], "factor": factor, "weight_decay": decay})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

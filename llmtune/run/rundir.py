@@ -171,8 +171,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Fault]:
     """Settings that a resumed run may not change, and did."""
     before, after = _flat(_comparable(old)), _flat(_comparable(new))
     return [
-        Fault(key, f"was {before.get(key)!r}, now {after.get(key)!r}", "this can't change when a run is gone on with",
-              f"{key}={before.get(key)}")
+        Fault(key, f"was {_shown(before.get(key))}, now {_shown(after.get(key))}",
+              "this can't change when a run is gone on with", f"{key}={_shown(before.get(key))}")
         for key in sorted({*before, *after}) if before.get(key) != after.get(key)
     ]  # fmt: skip
 
@@ -228,6 +228,7 @@ def _versions() -> dict[str, str]:
 
 def _git_state() -> dict[str, Any] | None:
     """Commit and cleanliness of the folder that the command was typed in; None outside git."""
+
     def ask(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=5)
@@ -237,3 +238,8 @@ def _git_state() -> dict[str, Any] | None:
 
     commit = ask("rev-parse", "HEAD")
     return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else None
+
+
+def _shown(value: Any) -> str:
+    """A value as one would type it."""
+    return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value

@@ -65,9 +65,7 @@ def most_confused(matrix_CC: np.ndarray, names: Sequence[str], most: int = MOST_
     wrong_CC = matrix_CC - np.diag(np.diag(matrix_CC))
     order = np.argsort(-wrong_CC, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(names)) for place in order]
-    return [
-        {"gold": names[g], "predicted": names[p], "rows": int(wrong_CC[g, p])} for g, p in pairs if wrong_CC[g, p]
-    ]
+    return [{"gold": names[g], "predicted": names[p], "rows": int(wrong_CC[g, p])} for g, p in pairs if wrong_CC[g, p]]
 
 
 def residuals(predicted_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float]:

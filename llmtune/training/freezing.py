@@ -46,8 +46,8 @@ class Freezing:
         places = {self.layers.places[name] for name in self.trainable or ()}
         self.network.train()
         for path, module in self.network.named_modules():
-            inside = [place for name, place in self.layers.places.items() if name.startswith(f"{path}.")] if path else []
-            if inside and not places & set(inside):
+            inside = {place for name, place in self.layers.places.items() if name.startswith(f"{path}.")}
+            if path and inside and not places & inside:
                 module.eval()
 
     def counts(self) -> list[tuple[str, int, int]]:

@@ -180,7 +180,7 @@ class Trainer:
             return
         self.evaluation = done
         self.eval_seconds += done.seconds
-        score = done.scores[self.task.metric] if self.task.metric in done.scores else None
+        score = done.scores.get(self.task.metric)
         self._note_score(score, done.scores)
         record = {"step": self.state.step, "epoch": self._epoch(), "split": "validation", **done.scores}
         self._write(self.metrics, record)
@@ -226,16 +226,13 @@ class Trainer:
         return False
 
     def _agreed_stop(self) -> str | None:
-        """The signal's name if it reached any process."""
+        """The name of a signal that reached any of the processes; all of them get the same answer."""
         name = self.should_stop()
-        return name or ("a signal" if self.machine.add_up([float(bool(name))])[0] else None)
+        anywhere = self.machine.add_up([float(bool(name))])[0]
+        return (name or "a signal") if anywhere else None
 
     def _stop_if_asked(self) -> None:
-        if self.machine.world == 1:
-            name = self.should_stop()
-        else:
-            asked = self.machine.add_up([float(bool(self.should_stop()))])[0]
-            name = (self.should_stop() or "a signal") if asked else None
+        name = self._agreed_stop()
         if name:
             self._stop(name)
 

@@ -1,4 +1,4 @@
-"""The trial before step 0: the worst batches go through once, so that what can't fit fails now and not in hour three."""
+"""The trial before step 0: the worst batches go through once; what can't fit fails now and not in hour three."""
 
 from __future__ import annotations
 
@@ -66,10 +66,13 @@ def _width(batch: Any) -> int:
     return batch.views["clean"]["input_ids"].shape[1]
 
 
-def _train_once(composite: Composite, optimizer: torch.optim.Optimizer, batch: Any, machine: Machine) -> tuple[str, ...]:
+def _train_once(
+    composite: Composite, optimizer: torch.optim.Optimizer, batch: Any, machine: Machine
+) -> tuple[str, ...]:
+    """One step that changes nothing; names of trainable parameters that got no gradient."""
     with machine.accelerator.autocast():
         losses = composite(batch.to(machine.device))
-    sum(loss.total / max(1.0, float(loss.count)) for loss in losses.values()).backward()  # type: ignore[union-attr]
+    sum(loss.total / max(1.0, float(loss.count)) for loss in losses.values()).backward()
     missing = tuple(name for name, p in composite.named_parameters() if p.requires_grad and p.grad is None)
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -68,9 +68,7 @@ def test_num_steps_is_the_plan(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize("looks", sorted(random.Random(7).sample(range(1, 100), 20)))
-def test_stopped_and_resumed_equals_unstopped(
-    looks: int, prepared: Prepared, unstopped: Path, tmp_path: Path
-) -> None:
+def test_stopped_and_resumed_equals_unstopped(looks: int, prepared: Prepared, unstopped: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(Stopped):
         trainer_of(prepared, folder, StopAt(looks)).fit()
