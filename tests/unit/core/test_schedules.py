@@ -1,0 +1,76 @@
+"""Schedules against their formulas; durations and periods as users write them; seeds that depend on every word."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from llmtune.core.clock import parse_duration, parse_period, period_steps
+from llmtune.core.ranges import one_of
+from llmtune.core.schedules import SHAPES, Schedule
+from llmtune.core.seeds import fold, generator
+
+
+def values(shape: str, **settings: float) -> list[float]:
+    schedule = Schedule(shape=shape, num_steps=100, warmup_steps=10, **settings)  # type: ignore[arg-type]
+    return [schedule(step) for step in range(101)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_warmup_rises_linearly_to_the_peak_and_never_falls_below_the_floor(shape: str) -> None:
+    found = values(shape, floor=0.05)
+    assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert found[10] == pytest.approx(1.0)
+    assert all(0.05 <= value <= 1.0 for value in found[10:])
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(found[10:]))
+
+
+def test_shapes_have_their_formula_half_way() -> None:
+    half = 10 + 45
+    assert values("linear")[half] == pytest.approx(0.5)
+    assert values("cosine")[half] == pytest.approx(0.5)
+    assert values("constant")[half] == 1.0
+    assert values("polynomial", power=2.0)[half] == pytest.approx(0.25)
+    assert values("inverse_sqrt")[half] == pytest.approx(math.sqrt(10 / 55))
+    assert values("wsd", decay_share=0.5)[half] == pytest.approx(1.0)
+    assert values("wsd", decay_share=0.5)[78] == pytest.approx((1 - 68 / 90) / 0.5)
+
+
+def test_falling_shapes_end_at_the_floor() -> None:
+    for shape in ("linear", "cosine", "polynomial", "wsd"):
+        assert values(shape, floor=0.1)[100] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(90, 90), ("90", 90), ("90s", 90), ("1.5h", 5400), ("2d", 172800)])
+def test_durations(text: str | int, seconds: float) -> None:
+    assert parse_duration("max_time", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "-3m", "0", "5 weeks", ""])
+def test_wrong_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"max_time: .* is no duration"):
+        parse_duration("max_time", text)
+
+
+def test_periods() -> None:
+    assert parse_period("eval_every", "0.5ep") == (0.5, "epochs")
+    assert period_steps("0.5ep", 7) == 4
+    assert period_steps(400, 7) == 400
+    assert period_steps("1ep", 7) == 7
+    assert period_steps(None, 7) is None
+    with pytest.raises(ValueError, match="no period"):
+        parse_period("eval_every", "0.5")
+
+
+def test_seeds_depend_on_every_word_and_on_nothing_else() -> None:
+    assert fold(1, "order", 0) == fold(1, "order", 0) == 445740416922298889
+    assert len({fold(1, "order", 0), fold(2, "order", 0), fold(1, "order", 1), fold(1, "dropout", 0)}) == 4
+    assert generator(1, "a").integers(1000) == generator(1, "a").integers(1000)
+
+
+def test_true_is_not_one() -> None:
+    one_of("header", True, ("auto", True, False))
+    with pytest.raises(ValueError, match="1 is not known"):
+        one_of("header", 1, ("auto", True, False))
