@@ -35,6 +35,7 @@ examples:
   llmtune evaluate outputs/sentiment/2026-01-31/10-20-30 data.test=other.csv data.columns.text=review"""
 
 SPLITS = ("train", "validation", "test")
+IDLE = ("data.max_tokens", "data.on_overlength", "data.max_truncated_share")
 NUM_SHOWN = 10
 """errors printed; the report keeps more"""
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         fix = f"data.test={line.words[1]} scores a file" if len(line.words) > 1 else "llmtune evaluate DIR"
         raise UserError(Fault("DIR", given, "one run folder", fix))
     place = find_model(line.words[0])
-    config = settings_of(place, line.settings, extra=("split", "out"))
+    config = settings_of(place, line.settings, extra=("split", "out"), idle=IDLE)
     typed = {setting.key for setting in line.settings}
     split = _split(config.data, wanted, typed)
     data = _reading(config.data, split, typed)

@@ -43,6 +43,11 @@ examples:
 WINDOW_ROWS, WINDOW_CHARS = 4096, 8_000_000
 """rows held in memory at a time"""
 SHOWN_LINES = 5
+IDLE = tuple(
+    f"data.{key}"
+    for key in "train validation test limit max_tokens on_overlength max_truncated_share on_bad_row max_bad_rows "
+    "columns.label label_names validation_share test_share split_seed cache_dir".split()
+)
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +71,7 @@ def _predict(line: Line, spool: Path) -> int:
     from llmtune.inference.run_folder import find_model, settings_of
 
     place = find_model(line.words[0])
-    config = settings_of(place, line.settings)
+    config = settings_of(place, line.settings, idle=IDLE)
     out = line.flags.get("out")
     format_for(out, line.flags.get("format"), False)  # a wrong name is told before the model is loaded
     path = line.words[1] if len(line.words) > 1 else None

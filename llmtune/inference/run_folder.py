@@ -67,11 +67,14 @@ def _newest(folder: Path) -> str:
     return f"the newest one near: {max(found, key=lambda path: path.stat().st_mtime).parent.parent}"
 
 
-def settings_of(place: ModelPlace, typed: Sequence[Setting], extra: Sequence[str] = ()) -> Config:
+def settings_of(
+    place: ModelPlace, typed: Sequence[Setting], extra: Sequence[str] = (), idle: Sequence[str] = ()
+) -> Config:
     """The config of the run, on this machine, with what was typed; of a bare model folder, the shipped one.
 
     Args:
         extra: keys that the word takes besides, for the message only.
+        idle: keys that would change nothing; refused, so that nobody believes they did.
     Raises:
         ConfigError: all faults, keys outside of `data` and `hardware` among them.
     """
@@ -85,6 +88,8 @@ def settings_of(place: ModelPlace, typed: Sequence[Setting], extra: Sequence[str
     tree["hardware"] |= HERE
     for setting in typed:
         fault = _refused(setting, extra) or _laid(setting, tree)
+        if setting.key in idle:
+            fault = Fault(setting.key, "has no say here: every row is read, and cut to what the model takes")
         faults += [fault] if fault else []
     return checked(tree, Origin((), typed), faults)
 

@@ -185,6 +185,7 @@ def test_plain_text_file_and_a_copied_model_folder(trained, folder, capsys):
         (["RUN", "in.csv", "-o", "out.xls"], "does not tell a format"),
         (["RUN", "in.csv", "--out=x"], "no such flag"),
         (["RUN", "in.csv", "optimizer.lr=1"], "can't be set for a trained model"),
+        (["RUN", "in.csv", "data.limit=3"], "data.limit: has no say here"),
         (["RUN", "in.csv", "data.colums.text=a"], "unknown key"),
         (["RUN", "in.csv", "hardware.processes=2"], "one process"),
         (["RUN", "in.csv", "hardware.device=tpu"], "allowed: auto, cpu, cuda, mps"),
