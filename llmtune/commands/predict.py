@@ -43,11 +43,12 @@ examples:
 WINDOW_ROWS, WINDOW_CHARS = 4096, 8_000_000
 """rows held in memory at a time"""
 SHOWN_LINES = 5
-IDLE = tuple(
-    f"data.{key}"
-    for key in "train validation test limit max_tokens on_overlength max_truncated_share on_bad_row max_bad_rows "
-    "columns.label label_names validation_share test_share split_seed cache_dir".split()
+IDLE = (
+    *("data.train", "data.validation", "data.test", "data.validation_share", "data.test_share", "data.split_seed"),
+    *("data.limit", "data.max_tokens", "data.on_overlength", "data.max_truncated_share", "data.on_bad_row"),
+    *("data.max_bad_rows", "data.columns.label", "data.label_names", "data.cache_dir"),
 )
+"""keys of reading for training, which would change nothing here"""
 
 
 def main(argv: list[str]) -> int:
