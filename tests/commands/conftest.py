@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import signal
 from pathlib import Path
@@ -49,9 +51,10 @@ def trained(tmp_path_factory):
             test_file = write_jsonl(folder / "test.jsonl", rows(kind, 21))
             columns = ["data.columns.text=first", "data.columns.text_pair=second", "data.columns.label=score"]
             handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-            code = cli.main(["train", "task=classification", "data=files", f"data.train={train_file}",
-                             f"data.test={test_file}", f"run.dir={folder / 'run'}", *MORE,
-                             *(columns if kind == "pairs" else [])])  # fmt: skip
+            with contextlib.redirect_stdout(io.StringIO()):  # not into what a test captures
+                code = cli.main(["train", "task=classification", "data=files", f"data.train={train_file}",
+                                 f"data.test={test_file}", f"run.dir={folder / 'run'}", *MORE,
+                                 *(columns if kind == "pairs" else [])])  # fmt: skip
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             assert code == 0
