@@ -118,6 +118,12 @@ class EvaluationFeed:
             mine = turn + self.rank
             yield self.table.batch(batches[mine], self.collate_targets) if mine < len(batches) else None
 
+    def worst(self) -> Batch | None:
+        """The largest batch, without targets; None where there are no rows."""
+        batches = evaluation_batches(self.table.lengths, max_tokens=self.max_tokens)
+        largest = max(batches, key=lambda rows: len(rows) * self.table.lengths[rows[0]], default=None)
+        return None if largest is None else self.table.batch(largest, None)
+
 
 def _column(dataset: Any, name: str) -> np.ndarray:
     return dataset.with_format("numpy", columns=[name])[name][:] if len(dataset) else np.zeros(0, dtype=np.int64)

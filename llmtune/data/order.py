@@ -15,6 +15,11 @@ short enough that which rows meet in a step differs in every epoch"""
 Rows = np.ndarray
 """row indices, int64"""
 
+FULL_ENOUGH = 512
+"""tokens from which on an evaluation batch of short rows costs no more per token than a larger one"""
+MOST_PADDING = 0.02
+"""share of padding at which an evaluation batch ends, once it is full enough"""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -104,11 +109,20 @@ def split_step(
 
 
 def evaluation_batches(lengths: np.ndarray, *, max_tokens: int, max_rows: int = 256) -> list[Rows]:
-    """All rows once, longest first, in batches of at most `max_tokens` tokens with padding."""
+    """All rows once, longest first, in batches of at most `max_tokens` tokens with padding.
+
+    A batch ends early where shorter rows would need much padding.
+    """
     rows = np.argsort(-lengths, kind="stable")
+    real_before = np.concatenate([[0], np.cumsum(lengths[rows])])
     batches, start = [], 0
     while start < len(rows):
-        size = max(1, min(max_rows, max_tokens // max(1, int(lengths[rows[start]]))))
+        width = max(1, int(lengths[rows[start]]))
+        most = max(1, min(max_rows, max_tokens // width, len(rows) - start))
+        sizes = np.arange(1, most + 1)
+        real = real_before[start + sizes] - real_before[start]
+        dense = int(np.count_nonzero(real >= sizes * width * (1 - MOST_PADDING)))
+        size = min(most, max(dense, -(-FULL_ENOUGH // width)))
         batches.append(rows[start : start + size])
         start += size
     return batches

@@ -84,7 +84,7 @@ def _train_once(
 
 
 def _evaluate_once(composite: Composite, feed: EvaluationFeed, machine: Machine) -> None:
-    batch = next(iter(EvaluationFeed(feed.table, None, feed.max_tokens)))
+    batch = feed.worst()
     if batch is not None:
         with machine.inference():
             composite.model(**batch.to(machine.device).views["clean"])

@@ -82,3 +82,10 @@ def test_evaluation_takes_every_row_once_longest_first() -> None:
     assert sorted(np.concatenate(batches)) == list(range(300))
     assert size[batches[0][0]] == size.max()
     assert all(len(rows) * size[rows[0]] <= 512 for rows in batches if len(rows) > 1)
+
+
+def test_evaluation_batches_have_little_padding_once_they_are_full_enough() -> None:
+    size = lengths(3000)
+    for rows in evaluation_batches(size, max_tokens=8192):
+        padded = len(rows) * size[rows[0]]
+        assert size[rows].sum() >= 0.98 * padded or padded < 512 + size[rows[0]]
