@@ -16,6 +16,7 @@ from llmtune.config.settings import Config
 from llmtune.core.environment import set_environment
 from llmtune.core.errors import ConfigError, Fault, UserError
 from llmtune.run.console import Console
+from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def preflight(config: Config, console: Console, stop: StopRequest, *, base: Path = Path(".")) -> Prepared:
+def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: bool = False) -> Prepared:
     """Look at files, columns, labels, tokenizer, model, freezing, hardware and disk; read and tokenise the rows.
 
     What this accepts, `train` does not refuse. `check` is this and nothing more.
@@ -59,10 +60,11 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, base: Path
     for name in set_environment(offline=config.offline):
         console.say(f"{name} is set in the environment; llmtune's settings decide, it is left alone")
     task = config.task.build()
-    labelled, model_config, _ = _all_of(
+    labelled, model_config, *_ = _all_of(
         lambda: _read(config, task, console, stop),
         lambda: _model_config(config),
         lambda: _hardware(config),
+        lambda: refuse_taken(config.run.dir) if config.run.dir and not resuming else None,
     )
     raw, labels = labelled
     stop.check("reading data")
@@ -77,7 +79,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, base: Path
     parameters = _on_meta(config, task, model_config, tokenizer)
     order = _order(config, encoded.splits["train"])
     num_steps = _num_steps(config, order)
-    budget = _disk_budget(config, parameters, base)
+    budget = _disk_budget(config, parameters)
     report = data_report(raw, labels, encoded)
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
@@ -273,7 +275,7 @@ def _peak_lr(config: Config) -> float:
     return config.model.recommended.lr if lr == "auto" else float(lr)
 
 
-def _disk_budget(config: Config, parameters: int, base: Path) -> int:
+def _disk_budget(config: Config, parameters: int) -> int:
     """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
 
     Raises:
@@ -282,7 +284,7 @@ def _disk_budget(config: Config, parameters: int, base: Path) -> int:
     weights = 4 * parameters
     state = weights * (3 + (config.train.ema is not None))
     budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
-    place = Path(config.run.dir or base).expanduser().absolute()
+    place = Path(config.run.dir or ".").expanduser().absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

@@ -41,7 +41,7 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     if run is not None and run.status == "finished" and not rundir.asks_for_more(run, plain):
         console.say(f"{run.path} is finished already; a larger train.epochs would go on with it")
         return 0
-    prepared = preflight(config, console, stop)
+    prepared = preflight(config, console, stop, resuming=run is not None)
     from llmtune.data.report import summary
 
     for line in [*summary(prepared.report), *plan_lines(prepared)]:
@@ -49,9 +49,14 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     is_new = run is None
     run = run or rundir.create(config.task.name, config.run.dir)
     run.lock()
+    words = [redacted_line(line) for line in typed]
+    start = rundir.describe_start(["llmtune", "train", *words])
     if is_new:
-        run.write_config(plain, [redacted_line(line) for line in typed])
-        run.update(**rundir.describe_start(["llmtune", "train", *map(redacted_line, typed)]))
+        run.write_overrides(words)
+        run.update(**start)
+    else:
+        run.update(last_start=start)
+    run.write_config(plain)  # a resumed run may be longer, or on other hardware
     console.attach(run.log)
     write_json(run.data_report, prepared.report)
     run.update(status="running", seed=config.seed, parameters=prepared.parameters, fingerprints=prepared.fingerprints,
@@ -70,7 +75,6 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     for line in ending_lines(run.path, result, [str(column) for role, column in prepared.report["splits"]["train"]
                              ["found"][0]["columns"].items() if role != "label"]):  # fmt: skip
         console.say(line)
-    console.close()
     return 0
 
 

@@ -69,7 +69,7 @@ def main(run_dir: str) -> int:
     config = load_config(run.config)
     console = Console(quiet=rank > 0)
     try:
-        prepared = preflight(config, Console(quiet=True), stop)
+        prepared = preflight(config, Console(quiet=True), stop, resuming=True)
         join(config.hardware.device)
         console.attach(run.log)
         run_training(prepared, run, console, stop)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TextIO
 
 
 class Console:
     """Prints lines and keeps them; what was said before the run folder existed is written when it does."""
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False):
-        self._stream = stream
-        self._log: TextIO | None = None
-        self._early: list[str] = []
+    def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
         """other ranks than 0 say nothing"""
+        self._log: Path | None = None
+        self._early: list[str] = []
 
     def say(self, text: str = "") -> None:
-        if self.quiet:
-            return
-        print(text, file=self._stream or sys.stdout, flush=True)
-        self.note(text)
+        if not self.quiet:
+            print(text, flush=True)
+            self.note(text)
 
     def note(self, text: str) -> None:
         """Into the log only."""
@@ -29,21 +25,13 @@ class Console:
             return
         if self._log is None:
             self._early.append(text)
-        else:
-            self._log.write(text + "\n")
-            self._log.flush()
+            return
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(text + "\n")
 
     def attach(self, path: Path) -> None:
         """Write to `path` from now on, what was said so far first."""
-        if self.quiet:
-            return
-        self._log = path.open("a", encoding="utf-8")
-        for text in self._early:
-            self._log.write(text + "\n")
-        self._early.clear()
-        self._log.flush()
-
-    def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log, early = path, self._early
+        self._early = []
+        for text in early:
+            self.note(text)

@@ -60,8 +60,12 @@ class RunDir:
         except filelock.Timeout as error:
             raise ResumeError(Fault(str(self.path), "another process works on this run", "wait for it")) from error
 
-    def write_config(self, plain: Mapping[str, Any], typed: list[str]) -> None:
-        write_text(self.config, yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
+    def write_config(self, plain: Mapping[str, Any]) -> None:
+        """Keep the config; `resume` is of one start and not of the run."""
+        text = yaml.safe_dump({**plain, "resume": None}, sort_keys=False, allow_unicode=True)
+        write_text(self.config, text)
+
+    def write_overrides(self, typed: list[str]) -> None:
         write_text(self.overrides, yaml.safe_dump(typed, allow_unicode=True))
 
     def read_config(self) -> dict[str, Any]:
@@ -80,6 +84,16 @@ class RunDir:
             return None
 
 
+def refuse_taken(wanted: str) -> None:
+    """Raises ResumeError if a new run can't have the folder `wanted`: it holds something."""
+    path = Path(wanted).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ResumeError(
+            Fault("run.dir", f"{wanted} is there already", "a new folder",
+                  "resume=auto to go on with it, or another run.dir")
+        )  # fmt: skip
+
+
 def create(task: str, wanted: str | None, outputs: Path = Path("outputs")) -> RunDir:
     """Make a new folder: exactly `wanted`, or `outputs/<task>/<date>/<time>[-n]`. mkdir decides races.
 
@@ -87,14 +101,9 @@ def create(task: str, wanted: str | None, outputs: Path = Path("outputs")) -> Ru
         ResumeError: `wanted` is there already and not empty, or can't be made.
     """
     if wanted is not None:
-        path = Path(wanted).expanduser()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ResumeError(
-                Fault("run.dir", f"{wanted} is there already", "a new folder",
-                      "resume=auto to go on with it, or another run.dir")
-            )  # fmt: skip
-        _make(path, exist_ok=True)
-        return RunDir(path)
+        refuse_taken(wanted)
+        _make(Path(wanted).expanduser(), exist_ok=True)
+        return RunDir(Path(wanted).expanduser())
     now = datetime.datetime.now()
     day = outputs / task / now.strftime("%Y-%m-%d")
     _make(day, exist_ok=True)

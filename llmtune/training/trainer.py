@@ -94,6 +94,7 @@ class Trainer:
             self._train_one_step()
         self._evaluate()
         self._save()
+        self.machine.wait()  # all processes read the best model next
         for watcher in self.watchers:
             watcher.on_end()
 

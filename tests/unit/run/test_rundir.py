@@ -73,7 +73,7 @@ def test_how_long_and_where_may_change_on_resume() -> None:
 def test_newest_unfinished_run_of_the_same_config(tmp_path: Path) -> None:
     for status, seed in (("stopped", 1), ("finished", 1), ("failed", 2)):
         run = rundir.create("sentiment", None, tmp_path)
-        run.write_config({**OLD, "seed": seed}, [])
+        run.write_config({**OLD, "seed": seed})
         run.update(status=status)
     found = rundir.newest_unfinished("sentiment", OLD, tmp_path)
     assert found is not None
