@@ -48,6 +48,7 @@ def arguments(args: argparse.Namespace) -> Any:
         "eval_strategy": "no" if args.max_steps else "epoch", "save_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "use_cpu": args.device == "cpu", "bf16": args.precision == "bf16",
         "fp16": args.precision == "fp16", "dataloader_pin_memory": args.device == "cuda",
+        "dataloader_num_workers": 2 if args.device == "cuda" else 0,  # on a CPU workers would take cores from the steps
     }  # fmt: skip
     if args.padding == "grouped":
         grouped = "train_sampling_strategy" in TrainingArguments.__dataclass_fields__  # transformers 5
