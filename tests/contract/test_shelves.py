@@ -1,0 +1,146 @@
+"""Every part on every shelf, found by reading the folders: it builds, and keeps what its protocol promises."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmtune.config.compose import run_job
+from llmtune.config.locate import conf_dir
+from llmtune.training.trainer import Trainer
+from tests.tiny import TINY, prepared_of, trainer_of, write_rows
+
+CONF = Path(conf_dir())
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+def made(folder: Path, *words: str) -> Trainer:
+    return trainer_of(prepared_of(*words, "train.batch_rows=12", "train.max_steps=2", "model.dropout=0"), folder)
+
+
+@pytest.mark.parametrize("task", options("task"))
+@pytest.mark.parametrize("group", ["model", "objective", "freeze_policy", "optimizer", "hardware"])
+def test_every_task_composes_with_every_option(task: str, group: str) -> None:
+    for option in options(group):
+        choice = f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+        extra = ["model.path=FOLDER"] if option == "pretrained" else []
+        assert run_job("check", [f"task={task}", choice, *extra], lambda config, cfg, typed: 0) == 0
+
+
+@pytest.mark.parametrize(("group", "option"), [
+    (group, option) for group in ("objective", "freeze_policy", "optimizer") for option in options(group)
+])  # fmt: skip
+def test_every_part_trains_two_steps(group: str, option: str, rows: list[str], tmp_path: Path) -> None:
+    choice = f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+    trainer = made(tmp_path / "run", *TINY, *rows, choice)
+    before = {name: weight.detach().clone() for name, weight in trainer.composite.named_parameters()}
+    trainer.fit()
+    assert trainer.state.step == 2
+    assert any(not torch.equal(before[name], weight) for name, weight in trainer.composite.named_parameters())
+
+
+@pytest.mark.parametrize("option", options("objective"))
+def test_objective_adds_up_over_split_batches(option: str, rows: list[str], tmp_path: Path) -> None:
+    trainer = made(tmp_path / "run", *TINY, *rows, f"objective=[{option}]")
+    part = trainer.composite.objectives[option]
+    table, collate = trainer.feed.table, trainer.feed.collate_targets
+    whole = table.batch(np.arange(12), collate)
+    parts = [table.batch(piece, collate) for piece in np.array_split(np.arange(12), 3)]
+    trainer.composite.eval()
+    together = trainer.composite(whole)[option]
+    apart = [trainer.composite(batch)[option] for batch in parts]
+    assert together.total.item() == pytest.approx(sum(loss.total.item() for loss in apart), rel=1e-5)
+    assert float(together.count) == pytest.approx(sum(float(loss.count) for loss in apart))
+    assert part.count(whole) == pytest.approx(float(together.count))
+    trainer.composite.train()
+    trainer.composite(whole)[option].total.backward()
+    gradients = [weight.grad for weight in trainer.composite.parameters() if weight.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("option", options("freeze_policy"))
+def test_freeze_policy_is_pure_and_names_what_is_there(option: str, rows: list[str], tmp_path: Path) -> None:
+    trainer = made(tmp_path / "run", *TINY, *rows, f"freeze_policy={option}")
+    policy, layers = trainer.freezing.policy, trainer.freezing.layers
+    names = {name for name, _ in trainer.composite.named_parameters()}
+    for step in (0, 1, 0):
+        assert policy.trainable(layers, step) == policy.trainable(layers, step) <= names
+    assert policy.changes or policy.trainable(layers, 0) == policy.trainable(layers, 10**6)
+    trains = {name for name, weight in trainer.composite.named_parameters() if weight.requires_grad}
+    assert trains == policy.trainable(layers, 0)
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_optimizer_holds_every_parameter_once(option: str, rows: list[str], tmp_path: Path) -> None:
+    trainer = made(tmp_path / "run", *TINY, *rows, f"optimizer={option}", "freeze_policy=head_only",
+                   "optimizer.layer_decay=0.5")  # fmt: skip
+    groups = trainer.stepper.optimizer.param_groups
+    held = list(itertools.chain.from_iterable(group["names"] for group in groups))
+    assert sorted(held) == sorted(name for name, _ in trainer.composite.named_parameters())
+    factors = {name: group["factor"] for group in groups for name in group["names"]}
+    assert factors["model.classifier.weight"] == 1.0
+    assert factors["model.bert.encoder.layer.1.output.dense.weight"] == 0.5
+    assert factors["model.bert.embeddings.word_embeddings.weight"] == 0.125
+    decayed = {name for group in groups if group["weight_decay"] for name in group["names"]}
+    assert not any("LayerNorm" in name or name.endswith("bias") for name in decayed)
+
+
+RAW = {
+    "single_label": ({"data.columns.label": "one"}, "accuracy"),
+    "multi_label": ({"data.columns.label": "several"}, "f1_micro"),
+    "regression": ({"data.columns.label": "score"}, "spearman"),
+}
+
+
+@pytest.mark.parametrize("problem", RAW)
+def test_task_encodes_and_decodes_round(problem: str, tmp_path: Path) -> None:
+    import json
+
+    rng = np.random.default_rng(0)
+    labels = ["red", "green", "blue"]
+    lines: list[dict[str, Any]] = []
+    for number in range(60):
+        several = [name for name in labels if rng.random() < 0.5] or ["red"]
+        lines.append({"text": f"row {number} of words", "one": labels[number % 3], "several": several,
+                      "score": float(rng.random() * 5)})  # fmt: skip
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    columns, metric = RAW[problem]
+    words = [f"{key}={value}" for key, value in columns.items()]
+    prepared = prepared_of(*TINY, f"data.train={file}", "data.columns.text=text", *words, "data.test_share=0")
+    task = prepared.task
+    assert (task.problem_type, task.metric, task.mode) == (problem, metric, "max")
+    rows = prepared.splits["train"]
+    targets = rows["target"][:]
+    perfect = _perfect_logits(problem, targets, task.num_outputs)
+    scores = task.score(perfect, task.collate_targets(targets)["label"].numpy())
+    assert scores[metric] == pytest.approx(1.0)
+    decoded = [row["label"] for row in task.decode(perfect)]
+    given = [json.loads(label) for label in rows["label"][:]]
+    if problem == "regression":
+        assert decoded == pytest.approx([float(value) for value in given])
+    else:
+        assert decoded == [sorted(value) if isinstance(value, list) else value for value in given]
+
+
+def _perfect_logits(problem: str, targets: list[Any], width: int) -> np.ndarray:
+    if problem == "regression":
+        return np.array(targets, dtype=np.float32)[:, None]
+    logits = np.full((len(targets), width), -5.0, dtype=np.float32)
+    for row, target in enumerate(targets):
+        logits[row, target] = 5.0
+    return logits
