@@ -16,7 +16,6 @@ from llmtune.inference.model_folder import make_card, write_model
 from llmtune.preflight import Prepared
 from llmtune.run.console import Console
 from llmtune.run.files import write_json, write_text
-from llmtune.run.metrics_log import read_metrics
 from llmtune.run.rundir import RunDir
 
 PROBE_ROWS = 6
@@ -51,7 +50,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
             evaluation = test or _best_validation(trainer, scores)
             if evaluation is not None:
                 write_predictions(run.predictions, prepared.splits[split], evaluation.logits_NC, task)
-        result = _result(trainer, prepared, run, scores, test)
+        result = _result(trainer, prepared, scores, test)
     write_json(run.result, result)
     write_json(run.data_report, prepared.report)
     return result
@@ -126,12 +125,8 @@ def write_predictions(path: Path, rows: Any, logits_NC: np.ndarray, task: Any) -
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _result(trainer: Any, prepared: Prepared, run: RunDir, scores: Any, test: Any) -> dict[str, Any]:
+def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[str, Any]:
     state = trainer.state
-    speed = read_metrics(run.speed)
-    seconds = sum(record["seconds"] for record in speed)
-    real = state.tokens_seen
-    padded = sum(r["tokens_per_second"] * r["seconds"] / max(1e-9, 1 - r["padding_share"]) for r in speed)
     trained = sum(row[2] for row in trainer.freezing.counts())
     return {
         "task": prepared.config.task.name,
@@ -145,10 +140,10 @@ def _result(trainer: Any, prepared: Prepared, run: RunDir, scores: Any, test: An
         "steps": state.step,
         "epochs": round(state.step / prepared.order.steps_per_epoch, 4),
         "ended_by": trainer.ended_by,
-        "train_seconds": round(seconds, 3),
+        "train_seconds": round(state.seconds, 3),
         "eval_seconds": round(trainer.eval_seconds, 3),
-        "tokens_per_second": round(real / seconds, 1) if seconds else None,
-        "padding_share": round(1 - real / padded, 4) if padded else 0.0,
+        "tokens_per_second": round(state.tokens_seen / max(state.seconds, 1e-9), 1),
+        "padding_share": round(1 - state.tokens_seen / max(1, state.padded_tokens_seen), 4),
         "peak_memory_bytes": trainer.machine.peak_memory(),
         "trainable_parameters": trained,
         "parameters": sum(row[1] for row in trainer.freezing.counts()),

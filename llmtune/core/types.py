@@ -33,6 +33,8 @@ class TrainState:
     rows_seen: int = 0
     tokens_seen: int = 0
     """real tokens, padding apart"""
+    padded_tokens_seen: int = 0
+    """tokens with padding"""
     best_score: float | None = None
     best_step: int | None = None
     evals_without_gain: int = 0

@@ -115,6 +115,7 @@ class Trainer:
         self.state.step += 1
         self.state.rows_seen += result.rows
         self.state.tokens_seen += result.real_tokens
+        self.state.padded_tokens_seen += result.padded_tokens
         if self.average is not None:
             self.average.update(step)
         self._log(result, waited)
