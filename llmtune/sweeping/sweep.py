@@ -32,7 +32,6 @@ def run_sweep(jobs: Sequence[Job], start: Callable[..., Attempt] = start_process
     try:
         return _Sweep(sweep, numbered, console, stop, start).run()
     finally:
-        console.close()
         sweep.unlock()
 
 
