@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.config.settings import Config
-from llmtune.core.environment import set_environment
+from llmtune.core.environment import hub_answers, on_a_hub, set_environment
 from llmtune.core.errors import ConfigError, Fault, UserError
+from llmtune.reporting.words import size
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
@@ -56,8 +56,12 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: 
         UserError: all faults that could be found, before any weights are loaded.
     """
     from llmtune.data.report import data_report
+    from llmtune.model.backbone import model_fingerprint
 
-    for name in set_environment(offline=config.offline):
+    unreachable = not config.offline and on_a_hub(_places(config)) and not hub_answers()
+    if unreachable:
+        console.say("the model hub can't be reached: only what lies in the local cache is found")
+    for name in set_environment(offline=config.offline or unreachable):
         console.say(f"{name} is set in the environment; llmtune's settings decide, it is left alone")
     task = config.task.build()
     labelled, model_config, *_ = _all_of(
@@ -85,8 +89,14 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: 
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
         max_tokens=max_tokens, order=order, num_steps=num_steps, peak_lr=_peak_lr(config), parameters=parameters,
         disk_budget=budget, report=report,
-        fingerprints={"data": encoded.fingerprint, "model": _model_fingerprint(model_config, tokenizer)},
+        fingerprints={"data": encoded.fingerprint, "model": model_fingerprint(model_config, tokenizer)},
     )  # fmt: skip
+
+
+def _places(config: Config) -> list[str]:
+    """Where model and rows come from."""
+    named = [config.model.path, config.data.train, config.data.validation, config.data.test]
+    return [place for item in named for place in (item if isinstance(item, list) else [item]) if place]
 
 
 def _all_of(*stages: Callable[[], Any]) -> list[Any]:
@@ -196,10 +206,11 @@ def _encode(
 
     from llmtune.data.cache import code_version
     from llmtune.data.encode import Limits, encode_splits
+    from llmtune.model.backbone import tokenizer_sha
 
     data = config.data
     key_parts = {
-        "tokenizer": _tokenizer_sha(tokenizer),
+        "tokenizer": tokenizer_sha(tokenizer),
         "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
     }
     return encode_splits(
@@ -207,16 +218,6 @@ def _encode(
         limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
         cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
     )  # fmt: skip
-
-
-def _tokenizer_sha(tokenizer: Any) -> str:
-    text = tokenizer.backend_tokenizer.to_str() + json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _model_fingerprint(model_config: Any, tokenizer: Any) -> str:
-    shape = json.dumps(model_config.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256((shape + _tokenizer_sha(tokenizer)).encode()).hexdigest()
 
 
 def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> int:
@@ -290,11 +291,7 @@ def _disk_budget(config: Config, parameters: int) -> int:
     free = shutil.disk_usage(place).free
     if budget > free:
         raise ConfigError(
-            Fault("run.dir", f"checkpoints may take {_size(budget)}, {place} has {_size(free)} free",
+            Fault("run.dir", f"checkpoints may take {size(budget)}, {place} has {size(free)} free",
                   "room for them", "train.keep=1, or run.dir=DIR on another disk")
         )  # fmt: skip
     return budget
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -148,6 +150,18 @@ def load_model(
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return LoadedModel(model, new)
+
+
+def tokenizer_sha(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of everything that decides which ids a text gets."""
+    text = tokenizer.backend_tokenizer.to_str() + json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def model_fingerprint(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of the model's shape and tokenizer; its weights come from a checkpoint when a run is gone on with."""
+    shape = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256((shape + tokenizer_sha(tokenizer)).encode()).hexdigest()
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
