@@ -20,8 +20,11 @@ from llmtune.model.tokenizers import train_tokenizer
 
 LONGEST = 512
 """tokens of a row where `data.max_tokens` is auto and the model could take more"""
+ROBERTA_KINDS = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xmod")
 UNLIMITED = 10**6
 """transformers writes 1e30 for 'no limit'"""
+WHENCE = ("_name_or_path", "transformers_version")
+"""keys of a transformers config that say where it came from: the folder may move, the library may be newer"""
 
 transformers.utils.logging.disable_progress_bar()  # it would break into our own display
 
@@ -51,6 +54,12 @@ def load_tokenizer(settings: ModelSettings, texts: Iterable[str]) -> PreTrainedT
         raise ModelError(
             Fault("model.path", f"{settings.path} has a slow tokenizer", "a fast one (tokenizer.json) is needed")
         )
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        # transformers makes one that knows no word where the folder has the model alone
+        raise ModelError(
+            Fault("model.path", f"no tokenizer in {settings.path}", "tokenizer.json beside the weights",
+                  "tokenizer.save_pretrained(DIR) writes it")
+        )  # fmt: skip
     settle_pad_token(tokenizer)
     return tokenizer
 
@@ -103,7 +112,7 @@ def longest_row(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) ->
     positions = getattr(config, "max_position_embeddings", None)
     if positions and positions > 0:
         # RoBERTa kinds count positions from pad_token_id + 1
-        offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+        offset = (config.pad_token_id or 0) + 1 if any(kind in config.model_type for kind in ROBERTA_KINDS) else 0
         limits.append(positions - offset)
     return min([limit for limit in limits if limit < UNLIMITED], default=LONGEST)
 
@@ -154,14 +163,20 @@ def load_model(
 
 def tokenizer_sha(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides which ids a text gets."""
-    text = tokenizer.backend_tokenizer.to_str() + json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for asked in ("truncation", "padding"):  # how it was last called, not what it is
+        backend.pop(asked, None)
+    return _sha({"backend": backend, "special": tokenizer.special_tokens_map})
 
 
 def model_fingerprint(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the model's shape and tokenizer; its weights come from a checkpoint when a run is gone on with."""
-    shape = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256((shape + tokenizer_sha(tokenizer)).encode()).hexdigest()
+    shape = {key: value for key, value in config.to_dict().items() if key not in WHENCE}
+    return _sha({"shape": shape, "tokenizer": tokenizer_sha(tokenizer)})
+
+
+def _sha(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
