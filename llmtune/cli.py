@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -17,6 +18,7 @@ WORDS = {
 FROM_SETTINGS = ("train", "check")
 """words that take settings: their help is the same page"""
 STOPPED = 75
+DISK_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,8 +66,12 @@ def _run(word: str, rest: list[str]) -> int:
 
 def _told(word: str, error: Exception) -> int:
     """Print an LlmtuneError as one message; anything else is a bug and keeps its traceback."""
-    from llmtune.core.errors import LlmtuneError
+    from llmtune.core.errors import Fault, LlmtuneError
 
+    if isinstance(error, OSError) and error.errno in DISK_SAYS_NO:
+        place = error.filename or "the run folder"
+        fault = Fault(str(place), f"can't be written: {error.strerror}", "", "make room, then the same with resume=auto")
+        error = LlmtuneError(fault).with_traceback(error.__traceback__)
     if not isinstance(error, LlmtuneError):
         raise error
     if os.environ.get("LLMTUNE_DEBUG") == "1":

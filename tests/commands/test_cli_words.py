@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -239,3 +240,17 @@ def test_completion_in_a_real_bash(line, words, tmp_path, capsys):
         env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert (done.stdout.splitlines(), done.stderr) == (words, "")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_says_no_is_a_message(number: int, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def fail(argv: list[str]) -> int:
+        raise OSError(number, os.strerror(number), "runs/night/speed.jsonl")
+
+    monkeypatch.setattr("llmtune.commands.train.main", fail)
+    assert cli.main(["train", "task=sentiment"]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        f"llmtune train: runs/night/speed.jsonl: can't be written: {os.strerror(number)}; "
+        "make room, then the same with resume=auto\n"
+    )
