@@ -69,8 +69,8 @@ def _told(word: str, error: Exception) -> int:
     from llmtune.core.errors import Fault, LlmtuneError
 
     if isinstance(error, OSError) and error.errno in DISK_SAYS_NO:
-        place = error.filename or "the run folder"
-        fault = Fault(str(place), f"can't be written: {error.strerror}", "", "make room, then the same with resume=auto")
+        place = str(error.filename or "the run folder")
+        fault = Fault(place, f"can't be written: {error.strerror}", "", "make room, then the same with resume=auto")
         error = LlmtuneError(fault).with_traceback(error.__traceback__)
     if not isinstance(error, LlmtuneError):
         raise error
