@@ -67,7 +67,8 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
 
     freezing = Freezing(composite, layers, policy)
     freezing.apply(0)
-    stop.check("loading the model")
+    if machine.world == 1:  # several processes agree on a stop in the loop
+        stop.check("loading the model")
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=micro_rows is None)
     for line in starting_lines(prepared, loaded, freezing, trial, machine):
         console.say(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from omegaconf import OmegaConf
 from llmtune.config.compose import run_job
 from llmtune.config.secrets import redacted_line
 from llmtune.config.settings import Config
-from llmtune.core.errors import Diverged, LlmtuneError, Stopped
+from llmtune.core.errors import Diverged, Stopped
 from llmtune.run import rundir
 from llmtune.run.console import Console
-from llmtune.run.files import write_json
+from llmtune.run.files import read_json, write_json
 from llmtune.run.rundir import RunDir
 from llmtune.run.signals import StopRequest
 
@@ -68,8 +69,9 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
         else:
             result = run_training(prepared, run, console, stop)
     except BaseException as error:
-        run.update(status=status_of(error), ended_with=str(error) or type(error).__name__)
-        console.note(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # on a full disk what went wrong matters, and not this
+            run.update(status=status_of(error), ended_with=str(error) or type(error).__name__)
+            console.note(f"{type(error).__name__}: {error}")
         raise
     run.update(status="finished", ended_with=result["ended_by"])
     for line in ending_lines(run.path, result, [str(column) for role, column in prepared.report["splits"]["train"]
@@ -99,18 +101,10 @@ def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest
 
 
 def run_processes(run: RunDir, processes: int, stop: StopRequest) -> dict[str, Any]:
-    """Start the workers, hand signals on to them, and read what the first one left."""
+    """Train in several processes; what the first one left as result."""
     from llmtune.commands import worker
-    from llmtune.run.files import read_json
 
-    workers = worker.start(run.path, processes)
-    code = worker.wait(workers, stop)
-    if code == Stopped.exit_code:
-        raise Stopped(read_json(run.run_json).get("ended_with", "stopped; everything is saved"))
-    if code == Diverged.exit_code:
-        raise Diverged(read_json(run.run_json).get("ended_with", "diverged"))
-    if code:
-        raise LlmtuneError(f"a process ended with code {code}; what it said stands above and in {run.log}")
+    worker.run_all(run, processes, stop)
     return read_json(run.result)
 
 

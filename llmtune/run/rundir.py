@@ -36,6 +36,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = path
         self._lock = filelock.FileLock(path / ".lock", timeout=0)
+        self._workers_lock = filelock.FileLock(path / ".lock-workers", timeout=0)
 
     config = property(lambda self: self.path / "config.yaml")
     overrides = property(lambda self: self.path / "overrides.yaml")
@@ -57,8 +58,15 @@ class RunDir:
         """
         try:
             self._lock.acquire()
+            if Path(self._workers_lock.lock_file).exists():  # those of a start that was killed may still be saving
+                self._workers_lock.acquire()
+                self._workers_lock.release()
         except filelock.Timeout as error:
             raise ResumeError(Fault(str(self.path), "another process works on this run", "wait for it")) from error
+
+    def lock_as_worker(self) -> None:
+        """Hold the folder as the first of several processes, longer than their parent does if that is killed."""
+        self._workers_lock.acquire()
 
     def write_config(self, plain: Mapping[str, Any]) -> None:
         """Keep the config; `resume` is of one start and not of the run."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from llmtune.core.errors import Stopped
@@ -22,9 +24,10 @@ class StopRequest:
 
     def listen(self) -> StopRequest:
         """Install the handlers (main thread only)."""
-        for name in ASKING:
-            if hasattr(signal, name):  # SIGUSR1 is not known on Windows
-                signal.signal(getattr(signal, name), self._on_signal)
+        for number in _numbers():
+            signal.signal(number, self._on_signal)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())  # those that `held_back` kept for a new process
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -36,3 +39,20 @@ class StopRequest:
         """Raise Stopped if a signal came before there was anything to save."""
         if self:
             raise Stopped(f"stopped by {self.name} while {while_doing}: nothing was trained yet, nothing is lost")
+
+
+def _numbers() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in ASKING if hasattr(signal, name)]  # SIGUSR1 is not known on Windows
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Processes started inside get no signal before they `listen`: one that came earlier waits for them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from llmtune.run import children
 from llmtune.run.signals import StopRequest
 from llmtune.sweeping.jobs import Job
 
@@ -77,12 +77,10 @@ def start_process(job: Job, words: Sequence[str], log: Path, gpus: list[str]) ->
     The process has a session of its own, so that a Ctrl-C reaches it once, through the sweep.
     """
     command = ["train", *job.flags, *job.lines, *words]
-    environment = dict(os.environ)
+    environment = children.environment()
     environment.pop("HYDRA_FULL_ERROR", None)
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    if os.getcwd() not in map(os.path.abspath, sys.path):
-        environment["PYTHONSAFEPATH"] = "1"  # -m would look for modules here, where `llmtune` does not
     with log.open("ab") as file:
         start = file.tell()
         given = f"CUDA_VISIBLE_DEVICES={environment['CUDA_VISIBLE_DEVICES']} " if gpus else ""
@@ -90,17 +88,9 @@ def start_process(job: Job, words: Sequence[str], log: Path, gpus: list[str]) ->
         file.flush()
         process = subprocess.Popen(
             [sys.executable, "-m", "llmtune", *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            env=environment, start_new_session=True, preexec_fn=_ender(),
+            env=environment, start_new_session=True, preexec_fn=children.follower(),
         )  # fmt: skip
     return Attempt(job, process, log, start, gpus)
-
-
-def _ender() -> Callable[[], None] | None:
-    """Called in a new process: the kernel shall send it SIGTERM when the sweep dies, be it by SIGKILL (Linux)."""
-    if sys.platform != "linux":
-        return None
-    library, set_death_signal = ctypes.CDLL(None), 1
-    return lambda: library.prctl(set_death_signal, signal.SIGTERM) and None
 
 
 def outcome(code: int, log: Path, log_start: int, *, stopping: bool) -> tuple[str, str | None]:
