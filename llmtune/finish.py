@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmtune.core.errors import LlmtuneError
+from llmtune.core.errors import LlmtuneError, Stopped
 from llmtune.inference import verify
 from llmtune.inference.model_folder import make_card, write_model
 from llmtune.preflight import Prepared
@@ -25,81 +25,106 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     """Load the best weights, score test, write model/ and all results; result.json's content (on rank 0).
 
     Raises:
+        Stopped: a signal came; the same command with resume=auto comes here again.
         LlmtuneError: `model/` does not give the logits of the trained model when it is opened again.
     """
     from llmtune.data.feed import EvaluationFeed, TokenTable
-    from llmtune.training.evaluation import evaluate
 
     state, machine, task = trainer.state, trainer.machine, prepared.task
     scores = _load_best(trainer, run)
-    test = None
+    test = validation = None
     if "test" in prepared.splits:
         table = TokenTable(prepared.splits["test"], pad_id=prepared.tokenizer.pad_token_id)
         feed = EvaluationFeed(table, task.collate_targets, trainer.feed.micro_tokens, machine.rank, machine.world)
-        test = evaluate(trainer.composite.model, feed, machine, task)
+        test = _evaluated(trainer, feed)
+    if test is None or scores is None:
+        validation = _validation(trainer)
     if not machine.is_main:
         return {}
-    columns = _columns(prepared)
     card = make_card(
-        prepared.config, task, max_tokens=prepared.max_tokens, columns=columns, metric=task.metric,
-        score=state.best_score, step=state.best_step or state.step, base=prepared.config.model.path,
+        prepared.config, task, max_tokens=prepared.max_tokens, columns=_columns(prepared), metric=task.metric,
+        score=state.best_score, step=_kept_step(state), base=prepared.config.model.path,
     )  # fmt: skip
-    split = "test" if test is not None else "validation" if trainer.evaluation is not None else None
-    with _proof(trainer.composite.model.to("cpu"), prepared, run, card, console):
-        if split is not None:
-            evaluation = test or _best_validation(trainer, scores)
-            if evaluation is not None:
-                write_predictions(run.predictions, prepared.splits[split], evaluation.logits_NC, task)
-        result = _result(trainer, prepared, scores, test)
+    with _proof(trainer, prepared, run, card, console):
+        shown = test or validation
+        if shown is not None:
+            rows = prepared.splits["test" if test is not None else "validation"]
+            write_predictions(run.predictions, rows, shown.logits_NC, task)
+        result = _result(trainer, prepared, scores or (validation.scores if validation else None), test)
     write_json(run.result, result)
-    write_json(run.data_report, prepared.report)
     return result
 
 
 def _load_best(trainer: Any, run: RunDir) -> dict[str, float] | None:
-    """Put the best model's weights into the network; its validation scores, if there was an evaluation."""
+    """Put the best model's weights into the network; its validation scores, if its metric was ever defined."""
     from llmtune.run.checkpoint import CheckpointStore
 
     step = trainer.state.best_step
     if step is None:
         if trainer.average is not None:
-            trainer.load_weights(dict(trainer.average.average))
+            trainer.load_weights(trainer.kept_weights())
         return None
     best = CheckpointStore(run.checkpoints, keep=1).best(step)
     trainer.load_weights(best.tensors("model"))
     return best.state["scores"]
 
 
-def _best_validation(trainer: Any, scores: Mapping[str, float] | None) -> Any:
-    """The newest evaluation if it is that of the best model; else the rows are scored again."""
+def _kept_step(state: Any) -> int:
+    """The step of the weights that model/ gets: the best one, or the last where none was best."""
+    return state.step if state.best_step is None else state.best_step
+
+
+def _validation(trainer: Any) -> Any:
+    """The newest evaluation if it is that of the kept weights; else the rows, if any, are scored again."""
+    if trainer.validation is None:
+        return None
+    if trainer.evaluation is not None and trainer.state.evaluated_step == _kept_step(trainer.state):
+        return trainer.evaluation
+    return _evaluated(trainer, trainer.validation)
+
+
+def _evaluated(trainer: Any, feed: Any) -> Any:
     from llmtune.training.evaluation import evaluate
 
-    if trainer.evaluation is not None and trainer.state.best_step == trainer.state.evaluated_step:
-        return trainer.evaluation
-    if trainer.validation is None or trainer.machine.world > 1:
-        return None
-    model = trainer.composite.model.to(trainer.machine.device)
-    return evaluate(model, trainer.validation, trainer.machine, trainer.task)
+    done = evaluate(
+        trainer.composite.model, feed, trainer.machine, trainer.task, lambda: bool(trainer.should_stop())
+    )  # fmt: skip
+    if done is None:
+        raise _stopped(trainer)
+    return done
+
+
+def _stopped(trainer: Any) -> Stopped:
+    name = trainer.should_stop() or "a signal"
+    return Stopped(f"stopped by {name} after training; everything is saved, resume=auto does the rest")
 
 
 @contextlib.contextmanager
-def _proof(model: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], console: Console) -> Iterator[None]:
+def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], console: Console) -> Iterator[None]:
     """Write model/; prove, while the caller goes on, that it opens elsewhere as what was trained."""
     how = prepared.config.train.verify_model
-    model.eval()
+    if trainer.should_stop():
+        raise _stopped(trainer)
+    model = trainer.composite.model.to("cpu").eval()
     write_model(run.model, model, prepared.tokenizer, card)
-    rows = prepared.splits.get("validation", prepared.splits["train"])
-    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
-    texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
     if how == "off":
         yield
         return
+    rows = prepared.splits.get("validation", prepared.splits["train"])
+    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
+    texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
     expected = verify.probe(model, prepared.tokenizer, texts, prepared.max_tokens)
     process = verify.start(run.model, expected) if how == "process" else None
+    faults: list[str] | None = None
     try:
         yield
     finally:
-        faults = verify.outcome(process, run.model) if process else verify.compare(run.model, expected)
+        if process is not None:
+            faults = verify.outcome(process, run.model, trainer.should_stop)
+    if process is None:
+        faults = verify.compare(run.model, expected)
+    if faults is None:
+        raise _stopped(trainer)
     if faults:
         raise LlmtuneError("model/ is not the trained model when it is opened again:", *faults)
     console.say(

@@ -9,24 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.core.errors import Fault, ModelError
-from llmtune.run.files import fsync_dir, read_json, write_json
+from llmtune.run.files import SaveFailed, fsync_dir, read_json, write_json
 
 FORMAT = 1
 CARD = "llmtune.json"
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
-    """`save_pretrained` of model and tokenizer, and `card` (labels, columns, preprocessing) as llmtune.json."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    write_json(aside / CARD, {"format": FORMAT, **card})
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(aside, folder)
-    fsync_dir(folder.parent)
+    """`save_pretrained` of model and tokenizer, and `card` (labels, columns, preprocessing) as llmtune.json.
+
+    Raises:
+        SaveFailed: with the system's reason; a model that was there before is untouched.
+    """
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a start that was killed here
+        shutil.rmtree(left, ignore_errors=True)
+    aside, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        write_json(aside / CARD, {"format": FORMAT, **card})
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(aside, folder)
+        fsync_dir(folder.parent)
+    except Exception as error:  # safetensors reports a full disk by an exception of its own
+        shutil.rmtree(aside, ignore_errors=True)
+        raise SaveFailed(folder, error) from error
     shutil.rmtree(old, ignore_errors=True)
 
 

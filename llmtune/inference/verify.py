@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 TOLERANCE = 1e-4
 """largest difference of a logit, relative to the largest logit or 1"""
+POLL_S = 0.2
 
 
 def probe(model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens: int) -> dict[str, Any]:
@@ -59,21 +62,31 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
 
 
 def start(folder: Path, expected: dict[str, Any]) -> subprocess.Popen[str]:
-    """Compare in a new process; its output is the list of faults as JSON."""
+    """Compare in a new process; its output is the list of faults as JSON. A Ctrl-C does not reach it."""
+    from llmtune.run import children
+
     path = folder.parent / ".probe.json"
     path.write_text(json.dumps({"folder": str(folder.absolute()), "expected": expected}), encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-m", "llmtune.inference.verify", str(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "llmtune.inference.verify", str(path)], env=children.environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
-def outcome(process: subprocess.Popen[str], folder: Path) -> list[str]:
-    """The faults that the process found; what it printed if it broke."""
-    out, err = process.communicate()
-    (folder.parent / ".probe.json").unlink(missing_ok=True)
-    if process.returncode == 0:
-        return []
+def outcome(process: subprocess.Popen[str], folder: Path, should_stop: Callable[[], Any]) -> list[str] | None:
+    """The faults that the process found; what it printed if it broke. None: a stop was asked for before its end."""
+    try:
+        while not should_stop():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                out, err = process.communicate(timeout=POLL_S)
+                break
+        if process.poll() == 0:
+            return []
+        if should_stop():
+            return None
+    finally:
+        process.kill()
+        (folder.parent / ".probe.json").unlink(missing_ok=True)
     try:
         return json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):

@@ -18,17 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtune.core.errors import Fault, LlmtuneError, ResumeError
-from llmtune.run.files import fsync_dir, read_json, write_json
+from llmtune.core.errors import Fault, ResumeError
+from llmtune.run.files import SaveFailed, fsync_dir, read_json, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 TensorFiles = Mapping[str, Mapping[str, Any]]
-
-
-class SaveFailed(LlmtuneError):
-    """The disk is full or can't be written; what was saved before is untouched."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class CheckpointStore:
             self._put_in_place(aside, target)
         except Exception as error:  # safetensors reports a full disk by an exception of its own
             shutil.rmtree(aside, ignore_errors=True)
-            raise SaveFailed(_why_not(target, error)) from error
+            raise SaveFailed(target, error) from error
         return target
 
     def _write(self, aside: Path, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
@@ -190,11 +186,3 @@ def _read_state(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
-
-
-def _why_not(target: Path, error: Exception) -> Fault:
-    free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
-    return Fault(
-        str(target), f"could not be saved: {error}", f"{free / 2**20:.0f} MiB are free there",
-        "make room or allow writing, then the same command with resume=auto",
-    )  # fmt: skip

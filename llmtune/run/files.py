@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+from llmtune.core.errors import Fault, LlmtuneError
+
+
+class SaveFailed(LlmtuneError):
+    """The disk is full or can't be written; what was saved before is untouched."""
+
+    def __init__(self, target: Path, error: Exception):
+        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
+        super().__init__(Fault(
+            str(target), f"could not be saved: {error}", f"{free / 2**20:.0f} MiB are free there",
+            "make room or allow writing, then the same command with resume=auto",
+        ))  # fmt: skip
 
 
 def write_json(path: Path, value: Any) -> None:

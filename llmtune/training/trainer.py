@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,19 +85,21 @@ class Trainer:
         """
         self._clock = time.perf_counter()
         self.freezing.apply(self.state.step)
-        while True:
-            self._evaluate_if_due()
-            self._save_if_due()
-            if self._at_end():
-                break
-            self.freezing.apply(self.state.step)
-            self._stop_if_asked()
-            self._train_one_step()
-        self._evaluate()
-        self._save()
-        self.machine.wait()  # all processes read the best model next
-        for watcher in self.watchers:
-            watcher.on_end()
+        try:
+            while True:
+                self._evaluate_if_due()
+                self._save_if_due()
+                if self._at_end():
+                    break
+                self.freezing.apply(self.state.step)
+                self._stop_if_asked()
+                self._train_one_step()
+            self._evaluate()
+            self._save()
+            self.machine.wait()  # all processes read the best model next
+        finally:
+            for watcher in self.watchers:
+                watcher.on_end()
 
     # ---- one step ----
 
@@ -198,8 +201,10 @@ class Trainer:
         state = self.state
         state.evaluated_step, state.last_score = state.step, score
         sign = 1 if self.task.mode == "max" else -1
-        gained = score is not None and (
-            state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain
+        gained = (
+            score is not None
+            and math.isfinite(score)
+            and (state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain)
         )
         if gained:
             state.best_score, state.best_step, state.evals_without_gain = score, state.step, 0
@@ -209,8 +214,7 @@ class Trainer:
 
     def _save_best(self, scores: Mapping[str, float]) -> None:
         if self.store is not None:
-            tensors = self.average.average if self.average else self._weights()
-            self.store.save("best", self.state.step, {"model": tensors}, {"scores": dict(scores)})
+            self.store.save("best", self.state.step, {"model": self.kept_weights()}, {"scores": dict(scores)})
 
     # ---- the end ----
 
@@ -239,8 +243,6 @@ class Trainer:
             self._stop(name)
 
     def _stop(self, name: str) -> None:
-        for watcher in self.watchers:
-            watcher.on_end()
         self._save()
         raise Stopped(f"stopped by {name} after step {self.state.step}; everything is saved")
 
@@ -290,6 +292,10 @@ class Trainer:
             **{name: value for name, value in network.named_buffers() if name in lasting},
         }
 
+    def kept_weights(self) -> dict[str, torch.Tensor]:
+        """The weights that are evaluated and given away: their average where there is one."""
+        return {**self._weights(), **(self.average.average if self.average else {})}
+
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Put everything back as it was at the checkpoint; all parts must be made and wrapped already.
 
@@ -317,6 +323,8 @@ class Trainer:
             self.machine.accelerator.scaler.load_state_dict(saved["scaler"])
         # other forward passes would draw other dropout
         self.feed.micro_tokens = min(self.feed.micro_tokens, saved["micro_tokens"])
+        if self.validation is not None:
+            self.validation.max_tokens = self.feed.micro_tokens
         self.state = TrainState(**saved["train_state"])
         self._saved = {**self.state.to_json(), "seconds": None}
 
