@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -203,14 +204,21 @@ def _uneven_lines(dialect: Dialect, read: Callable[[], Iterator[str]]) -> float:
 
 
 def looks_like_header(first: list[str], rest: list[list[str]], known: set[str]) -> bool:
-    """Whether the first row holds names: known ones, or words above a column of numbers."""
+    """Whether the first row holds names: known ones, or words above a column of numbers or of a few other words."""
     names = [name.strip() for name in first]
     if len(set(names)) < len(names) or any(_is_number(name) or len(name) > 40 for name in names):
         return False
-    if any(name.lower() in known for name in names):
+    if any(name.lower() in known or set(re.split(r"[\s_-]+", name.lower())) <= known for name in names):
         return True
     columns = list(zip(*(row for row in rest if len(row) == len(first))))
-    return any(len(column) > 1 and all(_is_number(value) for value in column) for column in columns)
+    numbers = any(len(column) > 1 and all(_is_number(value) for value in column) for column in columns)
+    return numbers or any(_stands_over(name, column) for name, column in zip(names, columns))
+
+
+def _stands_over(name: str, column: tuple[str, ...]) -> bool:
+    """Whether the column holds few words, each again and again, never `name`: that is no label, but a header."""
+    counts = Counter(value.strip() for value in column)
+    return len(column) >= 4 * len(counts) >= 8 and min(counts.values()) > 1 and name not in counts
 
 
 def _is_number(text: str) -> bool:

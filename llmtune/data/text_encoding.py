@@ -49,12 +49,9 @@ def reading(shown: str, encoding: str = "utf-8") -> Iterator[None]:
     """What can go wrong with a file's bytes while they are read, as a DataError that names the file."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise DataError(
-            Fault(
-                shown, f"can't be read as {encoding}: {error.reason} at byte {error.start}", "", "data.encoding=utf-8"
-            )
-        ) from error
+    except UnicodeError as error:  # of UTF-16 without a byte order mark it is no UnicodeDecodeError
+        place = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else error
+        raise DataError(Fault(shown, f"can't be read as {encoding}: {place}", "", "data.encoding=auto")) from error
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(
             Fault(shown, f"the compressed file is damaged: {error}", "", "copy or download it again")

@@ -112,6 +112,12 @@ CASES = {
         {},
         ["a.csv: can't be read as utf-16: truncated data"],
     ),
+    "UTF-8 called UTF-16": (
+        "a.csv",
+        "text,label\nx,1\n",
+        {"encoding": "utf-16"},
+        ["a.csv: can't be read as utf-16: UTF-16 stream does not start with BOM; data.encoding=auto"],
+    ),
     "cut gzip": (
         "a.csv.gz",
         gzip.compress(b"text,label\nx,1\n" * 50)[:-12],

@@ -211,6 +211,23 @@ def test_header_is_known_by_the_name_the_user_gave(read_text):
     assert [row["text"] for row in rows] == ["x y", "z"]
 
 
+@pytest.mark.parametrize("header", ["Review Text ,Overall Verdict", "opinion,verdict", "Review_Text,Verdict"])
+def test_header_is_known_by_a_column_of_few_words_that_never_holds_its_name(read_text, header):
+    content = header + "\n" + "".join(f"a thing {i},{'good' if i % 2 else 'bad'}\n" for i in range(12))
+    names = [name.strip() for name in header.split(",")]
+    rows, report = read_text("a.csv", content, text=0, label=1)
+    assert report["found"][0]["header"] is True
+    assert len(rows) == 12
+    assert names[1] not in {label for _, label in pairs(rows)}
+
+
+def test_first_row_with_a_label_that_comes_again_is_no_header(read_text):
+    content = "".join(f"a thing {i},{'bad' if i % 3 else 'good'}\n" for i in range(12))
+    rows, report = read_text("a.csv", content, text=0, label=1)
+    assert report["found"][0]["header"] is False
+    assert len(rows) == 12
+
+
 def test_header_setting_wins(read_text):
     rows, _ = read_text("a.csv", "text,label\nx,1\n", header=False, text=0, label=1)
     assert [row["text"] for row in rows] == ["text", "x"]
