@@ -6,14 +6,14 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.config.settings import Config
 from llmtune.core.environment import hub_answers, on_a_hub, set_environment
-from llmtune.core.errors import ConfigError, Fault, UserError
+from llmtune.core.errors import ConfigError, Fault, ModelError, UserError
 from llmtune.reporting.words import size
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
@@ -47,10 +47,11 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: bool = False) -> Prepared:
+def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path | None = None) -> Prepared:
     """Look at files, columns, labels, tokenizer, model, freezing, hardware and disk; read and tokenise the rows.
 
-    What this accepts, `train` does not refuse. `check` is this and nothing more.
+    What this accepts, `train` does not refuse. `check` is this and nothing more. `run`: the folder that is there
+    already, of a run that is gone on with.
 
     Raises:
         UserError: all faults that could be found, before any weights are loaded.
@@ -68,7 +69,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: 
         lambda: _read(config, task, console, stop),
         lambda: _model_config(config),
         lambda: _hardware(config),
-        lambda: refuse_taken(config.run.dir) if config.run.dir and not resuming else None,
+        lambda: refuse_taken(config.run.dir) if config.run.dir and run is None else None,
     )
     raw, labels = labelled
     stop.check("reading data")
@@ -80,10 +81,13 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, resuming: 
         class_weights=config.train.class_weights,
         targets=labels.targets["train"],
     )
-    parameters = _on_meta(config, task, model_config, tokenizer)
+    network = _on_meta(config, task, model_config, tokenizer)
+    _refuse_strange_ids(config, network, encoded.splits)
+    _refuse_idle_patience(config, encoded.splits)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     order = _order(config, encoded.splits["train"])
     num_steps = _num_steps(config, order)
-    budget = _disk_budget(config, parameters)
+    budget = _disk_budget(config, parameters, run)
     report = data_report(raw, labels, encoded)
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
@@ -220,13 +224,12 @@ def _encode(
     )  # fmt: skip
 
 
-def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> int:
-    """Parameters of the task model; it is built without weights, so that freezing can be looked at."""
+def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> Any:
+    """The task model without weights, once freezing, attention and checkpointing were looked at in it."""
     import copy
 
     import torch
 
-    from llmtune.core.errors import ModelError
     from llmtune.model.layers import LayerMap
 
     shape = copy.deepcopy(model_config)
@@ -237,17 +240,45 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> in
     shape.pad_token_id = tokenizer.pad_token_id
     try:
         with torch.device("meta"):
-            network = task.model_class().from_config(shape)
-    except (ValueError, KeyError) as error:
+            attention = None if config.model.attention == "auto" else config.model.attention
+            network = task.model_class().from_config(shape, attn_implementation=attention)
+    except (ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            Fault("model", f"{config.model.name} ({shape.model_type}) can't serve task={config.task.name}",
-                  str(error).split("\n")[0][:200])
+            Fault("model", f"{config.model.name} ({shape.model_type}) with model.attention={config.model.attention} "
+                  f"can't serve task={config.task.name}", str(error).split("\n")[0][:200])
         ) from error  # fmt: skip
+    if config.train.gradient_checkpointing and not network.supports_gradient_checkpointing:
+        raise ConfigError(
+            Fault("train.gradient_checkpointing", f"transformers has none for {shape.model_type} models", "",
+                  "train.gradient_checkpointing=false")
+        )  # fmt: skip
     layers = LayerMap.of(network, network.base_model_prefix)
     policy = config.freeze_policy
     if hasattr(policy, "check"):
         policy.check(layers)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return network
+
+
+def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:
+    """ModelError where the tokenizer gives ids for which the model has no embedding."""
+    import pyarrow.compute
+
+    size = network.get_input_embeddings().weight.shape[0]
+    chunks = [chunk for rows in splits.values() for chunk in rows.data.column("input_ids").chunks if len(chunk)]
+    highest = max(pyarrow.compute.max(chunk.flatten()).as_py() for chunk in chunks)
+    if highest >= size:
+        raise ModelError(
+            Fault("model.path", f"the tokenizer in {config.model.path} gives ids up to {highest}, the model knows "
+                  f"{size}", "a tokenizer that belongs to the model")
+        )  # fmt: skip
+
+
+def _refuse_idle_patience(config: Config, splits: Mapping[str, Any]) -> None:
+    if config.train.patience and "validation" not in splits:
+        raise ConfigError(
+            Fault("train.patience", f"{config.train.patience}, but there are no validation rows to score",
+                  "data.validation, or data.validation_share above 0", "train.patience=null")
+        )  # fmt: skip
 
 
 def _order(config: Config, rows: Any) -> Order:
@@ -276,20 +307,21 @@ def _peak_lr(config: Config) -> float:
     return config.model.recommended.lr if lr == "auto" else float(lr)
 
 
-def _disk_budget(config: Config, parameters: int) -> int:
+def _disk_budget(config: Config, parameters: int, run: Path | None) -> int:
     """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
 
     Raises:
-        ConfigError: the disk has less.
+        ConfigError: the disk has less, what `run` holds already counted in.
     """
     weights = 4 * parameters
     state = weights * (3 + (config.train.ema is not None))
     budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
-    place = Path(config.run.dir or ".").expanduser().absolute()
+    place = Path(run or config.run.dir or ".").expanduser().absolute()
     while not place.exists():
         place = place.parent
+    there = sum(path.stat().st_size for path in run.rglob("*.safetensors")) if run else 0
     free = shutil.disk_usage(place).free
-    if budget > free:
+    if budget - there > free:
         raise ConfigError(
             Fault("run.dir", f"checkpoints may take {size(budget)}, {place} has {size(free)} free",
                   "room for them", "train.keep=1, or run.dir=DIR on another disk")

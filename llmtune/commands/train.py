@@ -42,7 +42,7 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     if run is not None and run.status == "finished" and not rundir.asks_for_more(run, plain):
         console.say(f"{run.path} is finished already; a larger train.epochs would go on with it")
         return 0
-    prepared = preflight(config, console, stop, resuming=run is not None)
+    prepared = preflight(config, console, stop, run=run.path if run is not None else None)
     from llmtune.data.report import summary
 
     for line in [*summary(prepared.report), *plan_lines(prepared)]:

@@ -95,7 +95,7 @@ def main(run_dir: str) -> int:
     console = Console(quiet=rank > 0)
     try:
         # until they have met no process leaves: the loop looks for a stop first of all, and they agree on it
-        prepared = preflight(config, Console(quiet=True), StopRequest(), resuming=True)
+        prepared = preflight(config, Console(quiet=True), StopRequest(), run=run.path)
         join(config.hardware.device)
         if rank == 0:
             run.lock_as_worker()
@@ -119,6 +119,7 @@ def join(device: str) -> None:
     os.environ.setdefault("MASTER_PORT", "0")
     if not on_gpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # accelerate would say that it does so; Machine sets threads
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{os.environ['LLMTUNE_MEETING']}/meeting",
         rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]),

@@ -172,12 +172,14 @@ class TrainSettings:
         parse_period("save_every", self.save_every)
         positive("log_every", self.log_every)
         positive("patience", self.patience)
+        if self.patience is not None and self.eval_every is None:
+            raise ValueError("patience: set, while eval_every=null scores at the end only; type train.eval_every=1ep")
         at_least("min_gain", self.min_gain, 0)
         at_least("keep", self.keep, 1)
         positive("clip_norm", self.clip_norm)
         between("label_smoothing", self.label_smoothing, 0, 0.99)
         if isinstance(self.class_weights, str):
-            one_of("class_weights", self.class_weights, ("none", "balanced"))
+            one_of("class_weights", self.class_weights, ("none", "balanced", "'{NAME: WEIGHT, ...}' (in quotes)"))
         between("ema", self.ema, 0, 0.99999)
         one_of("verify_model", self.verify_model, ("process", "here", "off"))
         if self.batch_rows is not None and isinstance(self.batch_tokens, int):

@@ -9,7 +9,12 @@ import warnings
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-FOREIGN = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_BACKEND")
+FOREIGN = (
+    "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DYNAMO_BACKEND",
+    "ACCELERATE_USE_CPU",
+)  # fmt: skip
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""of another program's processes: torchrun's, a cluster's; ours have LLMTUNE_MEETING beside them"""
 
 
 HUB = "https://huggingface.co"
@@ -54,4 +59,5 @@ def set_environment(*, offline: bool) -> list[str]:
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-    return [name for name in FOREIGN if os.environ.pop(name, None) is not None]
+    foreign = FOREIGN if "LLMTUNE_MEETING" in os.environ else (*FOREIGN, *RANKS)
+    return [name for name in foreign if os.environ.pop(name, None) is not None]

@@ -118,7 +118,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             rows = [row for batch in batches for row in batch.row_ids]
             raise Diverged(
-                f"step {step + 1}: {'; '.join(bad)}. The weights of step {step} are kept. "
+                f"step {step + 1}: {'; '.join(bad)}. The step was not made; checkpoints and best model are untouched. "
                 f"Rows of the step: {rows[:32]}{' ...' if len(rows) > 32 else ''}. "
                 "Try a smaller optimizer.lr, a longer optimizer.warmup, or hardware.precision=fp32"
             )

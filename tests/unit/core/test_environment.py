@@ -49,3 +49,12 @@ def test_foreign_settings_are_named_and_taken_out(monkeypatch: pytest.MonkeyPatc
 
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert "ACCELERATE_MIXED_PRECISION" not in os.environ
+
+
+def test_ranks_of_another_program_are_taken_out_and_ours_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("LLMTUNE_MEETING", "/somewhere")
+    assert set_environment(offline=False) == ["ACCELERATE_USE_CPU"]
+    monkeypatch.delenv("LLMTUNE_MEETING")
+    assert set_environment(offline=False) == ["LOCAL_RANK"]
