@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 
-from llmtune.core.errors import LlmtuneError
+from llmtune.core.errors import LlmtuneError, Stopped
 
 LOCK_TIMEOUT_S = 3600.0
 MANIFEST = "manifest.json"
@@ -55,12 +55,13 @@ def key_of(key_parts: dict[str, Any]) -> str:
 
 def cached(
     kind: str, key_parts: dict[str, Any], build: Callable[[Path], None], root: Path | None = None, log: Log = print,
-    *, timeout_s: float = LOCK_TIMEOUT_S,
+    *, timeout_s: float = LOCK_TIMEOUT_S, should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:  # fmt: skip
     """The folder that `build(folder)` filled for these key parts, now or before.
 
     Several processes may ask at once: one builds, the others wait. An entry whose files do not agree with its
-    manifest is made anew. LlmtuneError when another process holds the entry for longer than `timeout_s`.
+    manifest is made anew. LlmtuneError when another process holds the entry for longer than `timeout_s`;
+    Stopped when `should_stop()` turns true while waiting for it.
     """
     home = _writable(root or default_root(), log) / kind
     key = key_of(key_parts)[:32]
@@ -70,7 +71,7 @@ def cached(
         return entry
     home.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(home / f"{key}.lock")
-    _acquire(lock, home / f"{key}.owner", kind, timeout_s, log)
+    _acquire(lock, home / f"{key}.owner", kind, timeout_s, log, should_stop)
     try:
         if not entry.exists() or not _good(entry, log):
             _make(entry, key_parts, build)
@@ -94,23 +95,38 @@ def _writable(root: Path, log: Log) -> Path:
         return aside
 
 
-def _acquire(lock: filelock.BaseFileLock, owner: Path, kind: str, timeout_s: float, log: Log) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        holder = owner.read_text() if owner.exists() else "another process"
-        log(f"{kind}: waiting for {holder}, which is making the same data")
+def _acquire(
+    lock: filelock.BaseFileLock, owner: Path, kind: str, timeout_s: float, log: Log, should_stop: Callable[[], bool]
+) -> None:
+    holder, deadline = None, time.monotonic() + timeout_s
+    while True:
         try:
-            lock.acquire(timeout=timeout_s, poll_interval=0.1)
+            lock.acquire(timeout=0.2 if holder else 0)
+            break
         except filelock.Timeout:
-            raise LlmtuneError(
-                f"{kind}: {holder} has held {lock.lock_file} for {timeout_s:.0f} s; end it, or data.cache_dir=DIR"
-            ) from None
+            if holder is None:
+                holder = _holder(owner)
+                log(f"{kind}: waiting for {holder}, which is making the same data")
+            if should_stop():
+                raise Stopped(f"stopped while waiting for {holder}, which makes the same {kind}") from None
+            if time.monotonic() > deadline:
+                raise LlmtuneError(
+                    f"{kind}: {holder} has held {lock.lock_file} for {timeout_s:.0f} s; end it, or data.cache_dir=DIR"
+                ) from None
     owner.write_text(f"process {os.getpid()}")
+
+
+def _holder(owner: Path) -> str:
+    try:
+        return owner.read_text()
+    except OSError:  # gone in this moment
+        return "another process"
 
 
 def _make(entry: Path, key_parts: dict[str, Any], build: Callable[[Path], None]) -> None:
     """Builds aside and renames: the entry is there whole or not at all."""
+    for left in entry.parent.glob(f".{entry.name}-*"):  # by a builder that was killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         build(aside)

@@ -88,7 +88,8 @@ def encode_splits(
         _refuse(report, limits, limits.on_overlength == "error")
         (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False), encoding="utf-8")
 
-    folder = cache.cached("tokens", parts, build, Path(cache_dir) if cache_dir else None, log)
+    root = Path(cache_dir) if cache_dir else None
+    folder = cache.cached("tokens", parts, build, root, log, should_stop=should_stop)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     _refuse(report, limits, limits.on_overlength == "truncate")
     return EncodedSplits(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -40,7 +42,7 @@ class Order:
     """buckets | random"""
     _epochs: dict[int, list[Rows]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         num_rows = len(self.lengths)
         if self.batch_rows:
@@ -95,7 +97,8 @@ def split_step(
     Neighbours in length stay together; a pass has at most `micro_rows` rows and `micro_tokens` tokens with padding
     (one row may exceed that). Where rows are fewer than passes, some are empty.
     """
-    per_rank = 1
+    least = int(np.minimum(lengths[rows], micro_tokens).sum()) / micro_tokens  # passes, were there no padding
+    per_rank = max(1, math.ceil(max(least, len(rows) / (micro_rows or len(rows))) / world))
     while True:
         pieces = np.array_split(rows, world * per_rank)
         fits = all(

@@ -82,7 +82,8 @@ def read_splits(
     def build(folder: Path) -> None:
         SplitBuild(settings, roles, wanted, folder, should_stop).run(found)
 
-    folder = cache.cached("rows", key_parts, build, Path(settings.cache_dir) if settings.cache_dir else None, log)
+    folder = cache.cached("rows", key_parts, build, Path(settings.cache_dir) if settings.cache_dir else None, log,
+                          should_stop=should_stop)  # fmt: skip
     return opened(folder, cache.key_of(key_parts))
 
 

@@ -10,7 +10,7 @@ import textwrap
 import filelock
 import pytest
 
-from llmtune.core.errors import LlmtuneError
+from llmtune.core.errors import LlmtuneError, Stopped
 from llmtune.data.cache import cached, code_version, default_root, key_of
 
 
@@ -131,3 +131,16 @@ def test_root_follows_the_environment(monkeypatch, tmp_path):
 def test_code_version_follows_the_source():
     assert code_version(textwrap) == code_version(textwrap)
     assert code_version(textwrap) != code_version(textwrap, filelock)
+
+
+def test_a_stop_ends_the_waiting(tmp_path):
+    (tmp_path / "things").mkdir()
+    with filelock.FileLock(tmp_path / "things" / f"{key_of({'a': 1})[:32]}.lock"), pytest.raises(Stopped):
+        cached("things", {"a": 1}, lambda folder: None, tmp_path, lambda line: None, should_stop=lambda: True)
+
+
+def test_what_a_killed_builder_left_is_swept_up(tmp_path):
+    left = tmp_path / "things" / f".{key_of({'a': 1})[:32]}-abcd"
+    left.mkdir(parents=True)
+    cached("things", {"a": 1}, lambda folder: None, tmp_path, lambda line: None)
+    assert not left.exists()

@@ -89,3 +89,21 @@ def test_evaluation_batches_have_little_padding_once_they_are_full_enough() -> N
     for rows in evaluation_batches(size, max_tokens=8192):
         padded = len(rows) * size[rows[0]]
         assert size[rows].sum() >= 0.98 * padded or padded < 512 + size[rows[0]]
+
+
+@pytest.mark.parametrize(
+    ("world", "micro_rows", "micro_tokens"), [(1, None, 64), (2, 3, 500), (3, None, 90), (1, 1, 9)]
+)
+def test_passes_are_as_few_as_they_can_be(world: int, micro_rows: int | None, micro_tokens: int) -> None:
+    sizes = lengths(70)
+    rows = np.argsort(-sizes, kind="stable")
+    made = split_step(rows, sizes, world=world, micro_rows=micro_rows, micro_tokens=micro_tokens)
+
+    def fits(per_rank: int) -> bool:
+        pieces = np.array_split(rows, world * per_rank)
+        return all(
+            len(piece) <= 1 or (len(piece) * sizes[piece[0]] <= micro_tokens and len(piece) <= (micro_rows or 70))
+            for piece in pieces
+        )
+
+    assert len(made[0]) == next(number for number in range(1, 71) if fits(number))
