@@ -73,7 +73,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     for line in starting_lines(prepared, loaded, freezing, trial, machine):
         console.say(line)
     if config.hardware.compile:
-        composite.trunk.backbone.compile(dynamic=True)
+        composite.trunk.compile()
     if policy.changes and machine.world > 1:
         # a parameter that is frozen when DDP wraps is never synchronised later
         for parameter in composite.parameters():

@@ -60,7 +60,7 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     run.write_config(plain)  # a resumed run may be longer, or on other hardware
     console.attach(run.log)
     write_json(run.data_report, prepared.report)
-    run.update(status="running", seed=config.seed, parameters=prepared.parameters, fingerprints=prepared.fingerprints,
+    run.update(status="running", name=config.run.name, seed=config.seed, parameters=prepared.parameters, fingerprints=prepared.fingerprints,
                process=os.getpid())  # fmt: skip
     console.say(f"run folder: {run.path}")
     try:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from llmtune.config.settings import ModelSettings
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.seeds import fold
+from llmtune.model.layers import HEAD, LayerMap
 from llmtune.model.tokenizers import train_tokenizer
 
 LONGEST = 512
@@ -153,12 +154,25 @@ def load_model(
             new = tuple(sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}))
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_not_there("weights", settings.path or settings.name, error)) from error
+    _refuse_strange(settings, model, new)
     model = model.float()
     if gradient_checkpointing:
         # renamed in transformers 5.23; the GPU releases of this year still have the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return LoadedModel(model, new)
+
+
+def _refuse_strange(settings: ModelSettings, model: PreTrainedModel, new: tuple[str, ...]) -> None:
+    """Raises ModelError if the source held less than half of the backbone: weights of another architecture."""
+    layers = LayerMap.of(model, model.base_model_prefix)
+    backbone = layers.places.keys() - layers.at(HEAD)
+    missing = sorted(backbone & set(new))
+    if 2 * len(missing) > len(backbone):
+        given = f"{settings.path} holds {len(backbone) - len(missing)} of the backbone's {len(backbone)} tensors"
+        raise ModelError(
+            Fault("model.path", given, f"missing are {missing[0]}, ...", "are these weights of this model?")
+        )
 
 
 def tokenizer_sha(tokenizer: PreTrainedTokenizerBase) -> str:

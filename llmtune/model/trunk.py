@@ -29,6 +29,10 @@ class Trunk:
         """set by an objective that reads `output(view).hidden_states`"""
         self.backbone.forward = self._answer
 
+    def compile(self) -> None:
+        """Compile the backbone's computation, not the store around it; names of parameters stay as they are."""
+        self._compute = torch.compile(self._compute, dynamic=True)
+
     def reset(self) -> None:
         """Forget the last micro-batch."""
         self._outputs.clear()

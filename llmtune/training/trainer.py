@@ -129,7 +129,9 @@ class Trainer:
         for name, value in result.sums.items():
             window[name] = window.get(name, 0.0) + value
         window["steps"] = window.get("steps", 0) + 1
-        window["grad_norm"] = window.get("grad_norm", 0.0) + result.grad_norm
+        skipped = not math.isfinite(result.grad_norm)  # fp16: the scaler passed over this step
+        window["skipped"] = window.get("skipped", 0) + skipped
+        window["grad_norm"] = window.get("grad_norm", 0.0) + (0.0 if skipped else result.grad_norm)
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self.state.seconds += seconds
@@ -143,12 +145,13 @@ class Trainer:
         for watcher in self.watchers:
             watcher.on_step(seen)
         if step % self.clocks.log_every == 0 or step == self.clocks.num_steps:
-            steps = window.pop("steps")
+            steps, num_skipped = window.pop("steps"), window.pop("skipped")
             record = {"step": step, "epoch": self._epoch(), "split": "train", "loss": window["loss"] / steps}
             names = [name for name in self.stepper.objectives if f"{name}/count" in window]
             if len(names) > 1:
                 record |= {f"loss/{name}": window[name] / max(window[f"{name}/count"], 1e-12) for name in names}
-            self._write(self.metrics, record | {"lr": lr, "grad_norm": window["grad_norm"] / steps})
+            record |= {"lr": lr, "grad_norm": window["grad_norm"] / max(1, steps - num_skipped)}
+            self._write(self.metrics, record | ({"skipped_steps": int(num_skipped)} if num_skipped else {}))
             window.clear()
         if self.speed is not None:
             self._write(self.speed, {
@@ -201,12 +204,9 @@ class Trainer:
         state = self.state
         state.evaluated_step, state.last_score = state.step, score
         sign = 1 if self.task.mode == "max" else -1
-        gained = (
-            score is not None
-            and math.isfinite(score)
-            and (state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain)
-        )
-        if gained:
+        if score is None or not math.isfinite(score):
+            return  # not defined on these rows yet (a correlation of equal predictions): neither gain nor loss
+        if state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain:
             state.best_score, state.best_step, state.evals_without_gain = score, state.step, 0
             self._save_best(scores)
         else:

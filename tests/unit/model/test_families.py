@@ -111,3 +111,16 @@ def test_places_cover_every_parameter(family: str) -> None:
     }.get(family, frozenset())  # fmt: skip
     norms = {name for name, kind in layers.kinds.items() if kind == "norm"}
     assert all("norm" in name.lower() or ".ln_" in name for name in norms)
+
+
+def test_weights_of_another_architecture_are_refused(rows: list[str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from llmtune.core.errors import ModelError
+
+    path = make_folder("bert", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file({f"other.{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    prepared = prepared_of(*words_for(rows, path))
+    with pytest.raises(ModelError, match=r"holds 0 of the backbone's \d+ tensors"):
+        trainer_of(prepared, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,34 @@ def test_nan_stops_before_the_weights_are_touched(value: float, rows: list[str],
     assert saved.step == 4
     for name, weight in saved.tensors("model").items():
         assert torch.equal(weight, trainer._weights()[name])
+
+
+def test_a_step_that_the_scaler_skips_keeps_the_log_in_json(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16: an infinite gradient is passed over, not averaged in."""
+    trainer = trainer_of(prepare(rows, "train.max_steps=4", "train.log_every=2"), tmp_path / "run")
+    real, stepper = trainer.stepper.run, trainer.stepper
+
+    def run(step: int, *arguments: Any) -> Any:
+        result = real(step, *arguments)
+        return dataclasses.replace(result, grad_norm=float("inf")) if step == 1 and result else result
+
+    monkeypatch.setattr(stepper, "run", run)
+    trainer.fit()
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    assert "Infinity" not in text
+    train = [json.loads(line) for line in text.splitlines() if '"train"' in line]
+    assert [record.get("skipped_steps") for record in train] == [1, None]
+
+
+def test_a_score_that_is_no_number_is_never_best(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(prepare(rows, "train.max_steps=6", "train.eval_every=2"), tmp_path / "run")
+    scripted(trainer, [float("nan"), 0.5, float("nan")], monkeypatch)
+    trainer.fit()
+    assert (trainer.state.best_step, trainer.state.best_score) == (4, 0.5)
 
 
 def test_trial_leaves_no_trace(rows: list[str], tmp_path: Path) -> None:
