@@ -60,8 +60,10 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
     run.write_config(plain)  # a resumed run may be longer, or on other hardware
     console.attach(run.log)
     write_json(run.data_report, prepared.report)
-    run.update(status="running", name=config.run.name, seed=config.seed, parameters=prepared.parameters, fingerprints=prepared.fingerprints,
-               process=os.getpid())  # fmt: skip
+    run.update(
+        status="running", name=config.run.name, seed=config.seed, parameters=prepared.parameters,
+        fingerprints=prepared.fingerprints, process=os.getpid(),
+    )  # fmt: skip
     console.say(f"run folder: {run.path}")
     try:
         if config.hardware.processes > 1:
