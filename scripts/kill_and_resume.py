@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL at random moments, some of them in the middle of a save, and go on each time with resume=auto.
+"""Kill a run with SIGKILL at random moments, some in the middle of a save, and go on each time with resume=auto.
 
     python scripts/kill_and_resume.py [--kills 60] [--in-saves 20]
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--in-saves", type=int, default=20)
     wanted = parser.parse_args()
     import llmtune.build
-    import llmtune.finish
+    import llmtune.finish  # noqa: F401 - imported once here, the children have it
     from llmtune.run.checkpoint import CheckpointStore, verify
 
     rng = random.Random(0)
