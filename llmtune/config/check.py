@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmtune.config.elsewhere import KEYS
 from llmtune.config.fit import Misfit, expected, fit, members
 from llmtune.config.origin import Origin
 from llmtune.config.settings import Config
@@ -129,9 +130,13 @@ class Check:
             if is_scalar and str in members(kind) and setting and (setting.key, setting.source) == (path, "typed"):
                 # typed run.name=2024: the spelling is known, so nothing is lost
                 return str(value) if "${" in setting.text else setting.text
-            items = value if isinstance(value, list) else [value]
+            kinds = members(kind)
+            lists = any(typing.get_origin(choice) is list for choice in kinds)
+            items = value if isinstance(value, list) and lists else [value]
             lost = "text" in str(misfit) and any(isinstance(item, (bool, int, float)) for item in items)
             fix = "put it in quotes, else it reads as a number, true or false" if lost else ""
+            if isinstance(value, list) and not lists and (float in kinds or str not in kinds):
+                fix = "-m tries several values"
             self._misfit(path, value, str(misfit), fix)
             return good_value(path, value)
 
@@ -241,6 +246,8 @@ class Check:
         tails = {other.rpartition(".")[2]: other for other in reversed(others)}
         if name in tails:
             return tails[name]
+        if KEYS.get(name) in self.known:
+            return KEYS[name]
         first = key[len(path) + 1 :].split(".")[0] if path else key.split(".")[0]
         near = nearest(first, known) if len(first) > 1 else None
         if near:

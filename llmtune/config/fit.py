@@ -11,6 +11,7 @@ from typing import Any
 NoneType = type(None)
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+PLURALS = {int: "whole numbers", float: "numbers"}
 TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -80,7 +81,7 @@ def expected(kind: Any) -> str:
 def _name(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin is list:
-        return f"a list of {expected(arguments[0])}" if arguments else "a list"
+        return f"a list of {PLURALS.get(arguments[0]) or expected(arguments[0])}" if arguments else "a list"
     if origin is dict:
         return f"a mapping {{name: {expected(arguments[1])}}}" if arguments and arguments[1] is not Any else "a mapping"
     if dataclasses.is_dataclass(kind):

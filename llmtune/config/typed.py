@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmtune.config.elsewhere import KEYS
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 
 FLAGS = {
@@ -68,7 +69,7 @@ def arrange(argv: Sequence[str]) -> Arguments:
         elif re.match(r"[+~]*[^=\s]+=", word) or word.startswith("~"):
             typed.append(read_setting(word))
         else:
-            faults.append(_stray(word))
+            faults.append(_stray(word, rest))
     if faults:
         raise ConfigError(*faults)
     found.settings += typed
@@ -99,8 +100,11 @@ def _flag(word: str, rest: list[str], found: Arguments) -> list[Fault]:
         found.multirun = True
         return []
     if kind is None:
+        plain = name.lstrip("-").replace("-", "_")
         if sign:
-            return [Fault(word, "settings are written without dashes", "", f"type {word.lstrip('-')}")]
+            return [Fault(word, "settings are written without dashes", "", f"type {KEYS.get(plain, plain)}={value}")]
+        if plain in KEYS:
+            return [Fault(word, "no such flag", "settings are key=value", f"type {KEYS[plain]}=VALUE")]
         allowed = "allowed: -m, --cfg job, --config-dir DIR, --help"
         return [Fault(word, "no such flag", allowed, did_you_mean(word, FLAGS))]
     if not sign:
@@ -114,14 +118,19 @@ def _flag(word: str, rest: list[str], found: Arguments) -> list[Fault]:
     return []
 
 
-def _stray(word: str) -> Fault:
+def _stray(word: str, rest: Sequence[str]) -> Fault:
     from llmtune.config.locate import groups, option_files, search_dirs
 
     dirs = search_dirs()
+    given = "is neither key=value nor a recipe (a .yaml file)"
+    if os.path.exists(word):
+        return Fault(word, given, "", f"for rows type data=files data.train={word}")
+    if re.fullmatch(r"\w+(\.\w+)+", word) and rest and re.fullmatch(r"[\w.]+", rest[0]):
+        return Fault(word, given, "", f"did you mean {word}={rest[0]}?")
     fits = [group for group in groups(dirs) if word in option_files(group, dirs)]
     return Fault(
         word,
-        "is neither key=value nor a recipe (a .yaml file)",
+        given,
         "",
         f"did you mean {fits[0]}={word}?" if fits else "type key=value; llmtune show lists the keys",
     )

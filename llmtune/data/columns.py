@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -243,7 +244,8 @@ def _fault(table: Table, role: Role, key: str | int) -> Fault | None:
     if any(isinstance(row, dict) and _at(row, key) is not MISSING for row in table.sample):
         return None
     near = nearest(key, table.names) or next((name for name in table.names if name.lower() == key.lower()), None)
-    return Fault(where, f"{table.shown} has no column {key!r}", _shown(table), f"{where}={near}" if near else "")
+    fix = shlex.quote(f"{where}={near}") if near else ""
+    return Fault(where, f"{table.shown} has no column {key!r}", _shown(table), fix)
 
 
 def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
@@ -259,7 +261,9 @@ def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
         examples = [str(text), str(label)] + ["N"] * len(wanted)
     known = _guess(table, roles, {})
     free = iter(name for name in examples if name not in map(str, known.values()))
-    typed = " ".join(f"data.columns.{name}={known.get(name, None) if name in known else next(free)}" for name in wanted)
+    typed = " ".join(
+        shlex.quote(f"data.columns.{name}={known[name] if name in known else next(free)}") for name in wanted
+    )
     if len(names) < len(wanted):
         return Fault(
             table.shown,

@@ -54,6 +54,12 @@ CASES = {
         {},
         ["a.csv: can't tell which column is the text and which the label", "2 (such as '4.5')", PAIRS],
     ),
+    "names with blanks": (
+        "a.csv",
+        "what it says,what we think,no\nx y,good,1\nx z,bad,2\n",
+        {},
+        ["name them: 'data.columns.text=what it says' 'data.columns.label=what we think'"],
+    ),
     "two candidates": (
         "a.csv",
         "text,review,label\nx,y,1\n",
