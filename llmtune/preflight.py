@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.config.settings import Config
 from llmtune.core.environment import hub_answers, on_a_hub, set_environment
 from llmtune.core.errors import ConfigError, Fault, ModelError, UserError
-from llmtune.reporting.words import size
+from llmtune.plan import disk_budget, make_order, num_steps, peak_lr
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
@@ -22,7 +20,6 @@ from llmtune.run.signals import StopRequest
 if TYPE_CHECKING:
     from llmtune.data.order import Order
 
-DEFAULT_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +82,13 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     _refuse_strange_ids(config, network, encoded.splits)
     _refuse_idle_patience(config, encoded.splits)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    order = _order(config, encoded.splits["train"])
-    num_steps = _num_steps(config, order)
-    budget = _disk_budget(config, parameters, run)
+    order = make_order(config, encoded.splits["train"])
+    budget = disk_budget(config, parameters, run)
     report = data_report(raw, labels, encoded)
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
-        max_tokens=max_tokens, order=order, num_steps=num_steps, peak_lr=_peak_lr(config), parameters=parameters,
-        disk_budget=budget, report=report,
+        max_tokens=max_tokens, order=order, num_steps=num_steps(config, order), peak_lr=peak_lr(config),
+        parameters=parameters, disk_budget=budget, report=report,
         fingerprints={"data": encoded.fingerprint, "model": model_fingerprint(model_config, tokenizer)},
     )  # fmt: skip
 
@@ -137,9 +133,11 @@ def _read(config: Config, task: Any, console: Console, stop: StopRequest) -> tup
 
 
 def _model_config(config: Config) -> Any:
-    from llmtune.model.backbone import model_config
+    from llmtune.model.backbone import check_weights, model_config
 
-    return model_config(config.model)
+    found = model_config(config.model)
+    check_weights(config.model)
+    return found
 
 
 def _hardware(config: Config) -> None:
@@ -279,51 +277,3 @@ def _refuse_idle_patience(config: Config, splits: Mapping[str, Any]) -> None:
             Fault("train.patience", f"{config.train.patience}, but there are no validation rows to score",
                   "data.validation, or data.validation_share above 0", "train.patience=null")
         )  # fmt: skip
-
-
-def _order(config: Config, rows: Any) -> Order:
-    import numpy as np
-
-    from llmtune.data.order import Order
-
-    train = config.train
-    tokens = None if train.batch_rows else train.batch_tokens
-    return Order(
-        np.asarray(rows.with_format("numpy")["length"][:]), config.seed, train.batch_rows,
-        DEFAULT_BATCH_TOKENS if tokens == "auto" else tokens, train.order,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def _num_steps(config: Config, order: Order) -> int:
-    train = config.train
-    if train.max_steps:
-        return train.max_steps
-    epochs = config.model.recommended.epochs if isinstance(train.epochs, str) else train.epochs
-    return max(1, math.ceil(epochs * order.steps_per_epoch - 1e-9))
-
-
-def _peak_lr(config: Config) -> float:
-    lr = config.optimizer.lr
-    return config.model.recommended.lr if lr == "auto" else float(lr)
-
-
-def _disk_budget(config: Config, parameters: int, run: Path | None) -> int:
-    """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
-
-    Raises:
-        ConfigError: the disk has less, what `run` holds already counted in.
-    """
-    weights = 4 * parameters
-    state = weights * (3 + (config.train.ema is not None))
-    budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
-    place = Path(run or config.run.dir or ".").expanduser().absolute()
-    while not place.exists():
-        place = place.parent
-    there = sum(path.stat().st_size for path in run.rglob("*.safetensors")) if run else 0
-    free = shutil.disk_usage(place).free
-    if budget - there > free:
-        raise ConfigError(
-            Fault("run.dir", f"checkpoints may take {size(budget)}, {place} has {size(free)} free",
-                  "room for them", "train.keep=1, or run.dir=DIR on another disk")
-        )  # fmt: skip
-    return budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -76,6 +77,8 @@ def _predict(line: Line, spool: Path) -> int:
     out = line.flags.get("out")
     format_for(out, line.flags.get("format"), False)  # a wrong name is told before the model is loaded
     path = line.words[1] if len(line.words) > 1 else None
+    if path and out and os.path.exists(out) and os.path.samefile(path, out):
+        raise UserError(Fault("-o", f"{out} is the input", "another file", "-o predictions.csv"))
     start = time.perf_counter()
 
     from llmtune.inference.predictor import Predictor

@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers.utils.logging
+from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmtune.config.settings import ModelSettings
@@ -27,7 +29,8 @@ UNLIMITED = 10**6
 WHENCE = ("_name_or_path", "transformers_version")
 """keys of a transformers config that say where it came from: the folder may move, the library may be newer"""
 
-transformers.utils.logging.disable_progress_bar()  # it would break into our own display
+transformers.utils.logging.disable_progress_bar()  # it would break into our own display,
+transformers.utils.logging.set_verbosity_error()  # and so would its report on new weights, which we give ourselves
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,26 @@ def model_config(settings: ModelSettings) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(_path(settings), revision=settings.revision)
     except Exception as error:
         raise ModelError(_not_there("config", settings.path, error)) from error
+
+
+def check_weights(settings: ModelSettings) -> None:
+    """Look at the files of a local folder without loading them.
+
+    Raises:
+        ModelError: it holds no weights, or a safetensors file that is cut short.
+    """
+    folder = Path(_path(settings))
+    if settings.path is None or not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not list(folder.glob("pytorch_model*.bin")):
+        raise ModelError(Fault("model.path", f"no weights in {settings.path}", "model.safetensors beside config.json"))
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except Exception as error:  # safetensors has an exception of its own
+            raise ModelError(Fault("model.path", f"{file} is damaged: {_first_line(error)}", "copy it anew")) from error
 
 
 def longest_row(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

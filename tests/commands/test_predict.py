@@ -211,3 +211,10 @@ def test_damaged_model_is_told(trained, folder, capsys):
 def test_help_loads_nothing_heavy(capsys):
     assert cli.main(["predict", "--help"]) == 0
     assert "llmtune predict DIR [FILE]" in capsys.readouterr().out
+
+
+def test_the_input_is_not_overwritten(trained, folder, capsys):
+    (folder / "in.csv").write_text("text\nfine\n")
+    assert cli.main(["predict", str(trained("single")), "in.csv", "-o", "./in.csv"]) == 2
+    assert "-o: ./in.csv is the input; another file" in capsys.readouterr().err
+    assert (folder / "in.csv").read_text() == "text\nfine\n"

@@ -124,3 +124,16 @@ def test_weights_of_another_architecture_are_refused(rows: list[str], tmp_path: 
     prepared = prepared_of(*words_for(rows, path))
     with pytest.raises(ModelError, match=r"holds 0 of the backbone's \d+ tensors"):
         trainer_of(prepared, tmp_path / "run")
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_damaged_or_missing_weights_are_refused_before_anything_is_made(
+    harm: str, rows: list[str], tmp_path: Path
+) -> None:
+    from llmtune.core.errors import ModelError
+
+    path = make_folder("bert", tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000]) if harm == "cut" else file.unlink()
+    with pytest.raises(ModelError, match="is damaged" if harm == "cut" else "no weights in"):
+        prepared_of(*words_for(rows, path))

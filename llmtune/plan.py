@@ -1,0 +1,65 @@
+"""How long a run is and what it takes: steps, learning rate, room on the disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmtune.config.settings import Config
+from llmtune.core.errors import ConfigError, Fault
+from llmtune.reporting.words import size
+
+if TYPE_CHECKING:
+    from llmtune.data.order import Order
+
+DEFAULT_BATCH_TOKENS = 1024
+
+
+def make_order(config: Config, rows: Any) -> Order:
+    import numpy as np
+
+    from llmtune.data.order import Order
+
+    train = config.train
+    tokens = None if train.batch_rows else train.batch_tokens
+    return Order(
+        np.asarray(rows.with_format("numpy")["length"][:]), config.seed, train.batch_rows,
+        DEFAULT_BATCH_TOKENS if tokens == "auto" else tokens, train.order,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def num_steps(config: Config, order: Order) -> int:
+    train = config.train
+    if train.max_steps:
+        return train.max_steps
+    epochs = config.model.recommended.epochs if isinstance(train.epochs, str) else train.epochs
+    return max(1, math.ceil(epochs * order.steps_per_epoch - 1e-9))
+
+
+def peak_lr(config: Config) -> float:
+    lr = config.optimizer.lr
+    return config.model.recommended.lr if lr == "auto" else float(lr)
+
+
+def disk_budget(config: Config, parameters: int, run: Path | None) -> int:
+    """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
+
+    Raises:
+        ConfigError: the disk has less, what `run` holds already counted in.
+    """
+    weights = 4 * parameters
+    state = weights * (3 + (config.train.ema is not None))
+    budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
+    place = Path(run or config.run.dir or ".").expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    there = sum(path.stat().st_size for path in run.rglob("*.safetensors")) if run else 0
+    free = shutil.disk_usage(place).free
+    if budget - there > free:
+        raise ConfigError(
+            Fault("run.dir", f"checkpoints may take {size(budget)}, {place} has {size(free)} free",
+                  "room for them", "train.keep=1, or run.dir=DIR on another disk")
+        )  # fmt: skip
+    return budget
