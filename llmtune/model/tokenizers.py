@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -19,8 +20,11 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A fast tokenizer of the kind that `settings` names, trained on `texts`; the same texts give the same one."""
     tokens = BERT_TOKENS if settings.kind == "wordpiece" else OTHER_TOKENS
-    tokenizer, trainer = _blank(settings, tokens)
-    tokenizer.train_from_iterator(texts, trainer)
+    if settings.kind == "wordpiece":
+        tokenizer = _wordpiece(settings, tokens, list(texts))
+    else:
+        tokenizer, trainer = _blank(settings, tokens)
+        tokenizer.train_from_iterator(texts, trainer)
     if not config.model_type.startswith(DECODERS):
         ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -43,21 +47,12 @@ def _blank(settings: TokenizerSettings, tokens: dict[str, str]) -> tuple[Tokeniz
     special = list(tokens.values())
     cased = [normalizers.NFC()]
     normal = normalizers.Sequence([*cased, normalizers.Lowercase()] if settings.lowercase else cased)
-    if settings.kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token=tokens["unk"]))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer: trainers.Trainer = trainers.WordPieceTrainer(
-            vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, special_tokens=special,
-            show_progress=False,
-        )  # fmt: skip
-    elif settings.kind == "bpe":
+    if settings.kind == "bpe":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = normal
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
+        trainer: trainers.Trainer = trainers.BpeTrainer(
             vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         )  # fmt: skip
@@ -70,3 +65,37 @@ def _blank(settings: TokenizerSettings, tokens: dict[str, str]) -> tuple[Tokeniz
             vocab_size=settings.vocab_size, special_tokens=special, unk_token=tokens["unk"], show_progress=False
         )
     return tokenizer, trainer
+
+
+def _wordpiece(settings: TokenizerSettings, tokens: dict[str, str], texts: Sequence[str]) -> Tokenizer:
+    """A WordPiece tokenizer whose vocabulary is a function of the texts.
+
+    The trainer numbers single characters in the order of a hash table, another one in every process, and breaks ties
+    between merges by number. Here they are numbered beforehand, as if they were special tokens; the vocabulary goes
+    into a tokenizer where they are not.
+    """
+    special = list(tokens.values())
+    normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
+    for text in texts:
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
+            counts.update(word)
+            inside.update(word[1:])
+    room = settings.vocab_size - len(special)
+    often = [char for char in counts if counts[char] >= settings.min_frequency]
+    alphabet = sorted(sorted(often, key=lambda char: (-counts[char], char))[: room // 2])
+    pieces = [*alphabet, *(f"##{char}" for char in alphabet if char in inside)]
+    blank = Tokenizer(models.WordPiece(unk_token=tokens["unk"]))
+    blank.normalizer, blank.pre_tokenizer = normalizer, splitter
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=settings.vocab_size, min_frequency=settings.min_frequency, special_tokens=[*special, *pieces],
+        initial_alphabet=alphabet, limit_alphabet=len(alphabet), show_progress=False,
+    )  # fmt: skip
+    blank.train_from_iterator(texts, trainer)
+    tokenizer = Tokenizer(models.WordPiece(blank.get_vocab(), unk_token=tokens["unk"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
