@@ -36,7 +36,7 @@ def predicted(run, path, *words, out="out.csv"):
 @pytest.mark.parametrize("kind", ["single", "multi", "pairs"])
 def test_predict_makes_the_token_ids_of_training(kind, trained):
     run = trained(kind)
-    prepared = preflight(load_config(run), Console(quiet=True), StopRequest())
+    prepared = preflight(load_config(run), Console(quiet=True), StopRequest(), run=run)
     place = find_model(str(run))
     model = predictor.Predictor(place, settings_of(place, []))
     for rows in prepared.splits.values():
