@@ -72,7 +72,7 @@ def test_split_taken_from_train_is_the_one_of_training(trained, folder):
     from llmtune.run.signals import StopRequest
 
     evaluated(trained("single"), "split=validation")
-    prepared = preflight(load_config(trained("single")), Console(quiet=True), StopRequest())
+    prepared = preflight(load_config(trained("single")), Console(quiet=True), StopRequest(), run=trained("single"))
     found = [json.loads(line)["text"] for line in (folder / "1.jsonl").read_text().splitlines()]
     assert found == prepared.splits["validation"]["text"][:]
 
