@@ -88,5 +88,5 @@ def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str]) -> li
         *lines,
         f"run folder: {path}",
         f"predict with it: llmtune predict {path} FILE.csv -o predictions.csv"
-        + (f"    (FILE.csv has the column {' and '.join(columns)})" if columns else ""),
+        + (f"    (texts in column {' and '.join(columns)} of FILE.csv)" if columns else ""),
     ]

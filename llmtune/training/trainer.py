@@ -244,7 +244,7 @@ class Trainer:
 
     def _stop(self, name: str) -> None:
         self._save()
-        raise Stopped(f"stopped by {name} after step {self.state.step}; everything is saved")
+        raise Stopped(f"stopped by {name} after step {self.state.step}; everything is saved, resume=auto goes on")
 
     # ---- saving and resuming ----
 
