@@ -32,6 +32,7 @@ def stored_config(argv: list[str]) -> list[str]:
 
 
 def train(config: Config, cfg: Any, typed: list[str]) -> int:
+    from llmtune.data.report import summary
     from llmtune.preflight import preflight
     from llmtune.reporting.words import ending_lines, plan_lines
 
@@ -43,27 +44,10 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
         console.say(f"{run.path} is finished already; a larger train.epochs would go on with it")
         return 0
     prepared = preflight(config, console, stop, run=run.path if run is not None else None)
-    from llmtune.data.report import summary
-
     for line in [*summary(prepared.report), *plan_lines(prepared)]:
         console.say(line)
-    is_new = run is None
-    run = run or rundir.create(config.task.name, config.run.dir)
-    run.lock()
-    words = [redacted_line(line) for line in typed]
-    start = rundir.describe_start(["llmtune", "train", *words])
-    if is_new:
-        run.write_overrides(words)
-        run.update(**start)
-    else:
-        run.update(last_start=start)
-    run.write_config(plain)  # a resumed run may be longer, or on other hardware
+    run = _open(run, prepared, plain, [redacted_line(line) for line in typed])
     console.attach(run.log)
-    write_json(run.data_report, prepared.report)
-    run.update(
-        status="running", name=config.run.name, seed=config.seed, parameters=prepared.parameters,
-        fingerprints=prepared.fingerprints, process=os.getpid(),
-    )  # fmt: skip
     console.say(f"run folder: {run.path}")
     try:
         if config.hardware.processes > 1:
@@ -76,10 +60,36 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
             console.note(f"{type(error).__name__}: {error}")
         raise
     run.update(status="finished", ended_with=result["ended_by"])
-    for line in ending_lines(run.path, result, [str(column) for role, column in prepared.report["splits"]["train"]
-                             ["found"][0]["columns"].items() if role != "label"]):  # fmt: skip
+    for line in ending_lines(run.path, result, _columns(prepared)):
         console.say(line)
     return 0
+
+
+def _open(run: RunDir | None, prepared: Any, plain: dict[str, Any], typed: list[str]) -> RunDir:
+    """The folder of this run, new unless `run` is given, held by this process, with what is known before training."""
+    config = prepared.config
+    start = rundir.describe_start(["llmtune", "train", *typed])
+    if run is None:
+        run = rundir.create(config.task.name, config.run.dir)
+        run.lock()
+        run.write_overrides(typed)
+        run.update(**start)
+    else:
+        run.lock()
+        run.update(last_start=start)
+    run.write_config(plain)  # a resumed run may be longer, or on other hardware
+    write_json(run.data_report, prepared.report)
+    run.update(
+        status="running", name=config.run.name, seed=config.seed, parameters=prepared.parameters,
+        fingerprints=prepared.fingerprints, process=os.getpid(),
+    )  # fmt: skip
+    return run
+
+
+def _columns(prepared: Any) -> list[str]:
+    """Columns of the training file that a file to predict needs too."""
+    found = prepared.report["splits"]["train"]["found"][0]["columns"]
+    return [str(column) for role, column in found.items() if role != "label"]
 
 
 def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest) -> dict[str, Any]:
