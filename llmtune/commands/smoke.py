@@ -25,7 +25,7 @@ ROWS, STEPS = 48, 3
 TINY = (
     f"data.limit={ROWS}", f"train.max_steps={STEPS}", "train.epochs=1", "train.batch_rows=8", "train.batch_tokens=null",
     "train.eval_every=null", "train.save_every=null", "train.verify_model=here", "data.max_truncated_share=1",
-    "hardware=cpu", "offline=true",
+    "hardware=cpu", "hardware.threads=1", "offline=true",
 )  # fmt: skip
 
 
