@@ -15,12 +15,13 @@ from llmtune.run.rundir import RunDir
 from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
+    from llmtune.data.feed import EvaluationFeed, TrainFeed
+    from llmtune.hardware.machine import Machine
     from llmtune.training.trainer import Trainer
 
 
 def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRequest) -> Trainer:
     """Model, optimizer and loop for a run folder, wrapped for the machine, at step 0."""
-    from llmtune.data.feed import EvaluationFeed, TokenTable, TrainFeed
     from llmtune.hardware.machine import Machine
     from llmtune.model.backbone import load_model
     from llmtune.model.composite import Composite
@@ -54,22 +55,12 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     optimizer = config.optimizer.build(parts)
     policy = config.freeze_policy.build(parts)
 
-    tables = {
-        split: TokenTable(rows, pad_id=prepared.tokenizer.pad_token_id) for split, rows in prepared.splits.items()
-    }
-    micro_rows = None if isinstance(train.micro_rows, str) else train.micro_rows
-    feed = TrainFeed(tables["train"], prepared.order, task.collate_targets, train.micro_tokens, micro_rows,
-                     machine.rank, machine.world)  # fmt: skip
-    validation = None
-    if "validation" in tables:
-        validation = EvaluationFeed(tables["validation"], task.collate_targets, train.micro_tokens, machine.rank,
-                                    machine.world)  # fmt: skip
-
+    feed, validation = _feeds(prepared, machine)
     freezing = Freezing(composite, layers, policy)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
-    trial = try_worst(composite, optimizer, feed, validation, machine, adjust=micro_rows is None)
+    trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None)
     for line in starting_lines(prepared, loaded, freezing, trial, machine):
         console.say(line)
     if config.hardware.compile:
@@ -103,3 +94,19 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         fingerprints=prepared.fingerprints, should_stop=lambda: stop.name,
         watchers=make_watchers(console) if machine.is_main else [], state=TrainState(),
     )  # fmt: skip
+
+
+def _feeds(prepared: Prepared, machine: Machine) -> tuple[TrainFeed, EvaluationFeed | None]:
+    """This process's training batches, and its validation batches if there are such rows."""
+    from llmtune.data.feed import EvaluationFeed, TokenTable, TrainFeed
+
+    train, collate = prepared.config.train, prepared.task.collate_targets
+    tables = {
+        split: TokenTable(rows, pad_id=prepared.tokenizer.pad_token_id) for split, rows in prepared.splits.items()
+    }
+    micro_rows = None if isinstance(train.micro_rows, str) else train.micro_rows
+    place = (machine.rank, machine.world)
+    feed = TrainFeed(tables["train"], prepared.order, collate, train.micro_tokens, micro_rows, *place)
+    if "validation" not in tables:
+        return feed, None
+    return feed, EvaluationFeed(tables["validation"], collate, train.micro_tokens, *place)

@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 from llmtune.core.ranges import between, one_of
 from llmtune.core.types import Loss
+from llmtune.data.columns import LABEL, TEXT, TEXT_PAIR
 from llmtune.data.labels import Labelled, LabelTable, label_splits
-from llmtune.data.rows import RawSplits, Role
+from llmtune.data.rows import RawSplits
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-ROLES = (
-    Role("text", True, ("text", "sentence", "review", "content", "sentence1", "premise", "question1", "tweet")),
-    Role("text_pair", False, ("text_pair", "sentence2", "hypothesis", "question2")),
-    Role("label", True, ("label", "labels", "class", "category", "sentiment", "score", "target", "intent", "topic")),
-)
+ROLES = (TEXT, TEXT_PAIR, LABEL)
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
 HUGGING_FACE_NAMES = {
     "single_label": "single_label_classification",
