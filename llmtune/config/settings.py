@@ -203,7 +203,7 @@ class SweepSettings:
 class Config:
     """A whole checked run: what `config.check.checked(cfg)` returns and everything below `build` takes.
 
-    `task`, `optimizer`, `freeze_policy` and each value of `objective` are instances of the one public
+    `task`, `optimizer`, `freeze_policy`, `adapter` and each value of `objective` are instances of the one public
     settings dataclass of the shelf module that the YAML names.
     """
 
@@ -216,6 +216,7 @@ class Config:
     model: ModelSettings
     objective: dict[str, Any]
     freeze_policy: Any
+    adapter: Any
     optimizer: Any
     hardware: HardwareSettings
     train: TrainSettings

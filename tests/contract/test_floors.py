@@ -14,7 +14,7 @@ PACKAGE = ROOT / "llmtune"
 FLOORS = {
     "core": 1,
     "data": 2, "model": 2, "freeze_policy": 2, "hardware": 2, "config": 2, "run": 2, "scoring": 2,
-    "task": 3, "objective": 3, "optimizer": 3, "training": 3, "inference": 3, "reporting": 3, "sweeping": 3,
+    "task": 3, "objective": 3, "optimizer": 3, "adapter": 3, "training": 3, "inference": 3, "reporting": 3, "sweeping": 3,
     "build": 4, "plan": 4, "preflight": 4, "finish": 4,
     "commands": 5,
     "cli": 6, "__main__": 7,
