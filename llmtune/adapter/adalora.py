@@ -1,0 +1,51 @@
+"""AdaLoRA: ranks are taken from modules where they matter little (Zhang et al., arXiv 2303.10512)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.adapter.targets import check_targets
+from llmtune.adapter.tuner import seed_of
+from llmtune.core.parts import Parts
+from llmtune.core.ranges import at_least, between, positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaLora:
+    name: str
+    rank: int
+    target_rank: int
+    alpha: float
+    dropout: float
+    targets: str | list[str]
+    hold: float
+    settle: float
+    every: int
+    betas: list[float]
+    orthogonality: float
+    lr_factor: float
+
+    def __post_init__(self) -> None:
+        at_least("target_rank", self.target_rank, 1)
+        if self.rank <= self.target_rank:
+            raise ValueError(f"rank: {self.rank} leaves nothing to take away; must be above target_rank")
+        positive("alpha", self.alpha)
+        between("dropout", self.dropout, 0, 0.9)
+        check_targets(self.targets)
+        between("hold", self.hold, 0, 0.9)
+        between("settle", self.settle, 0, 0.9)
+        if self.hold + self.settle >= 1:
+            raise ValueError(f"hold: {self.hold} and settle={self.settle} leave no steps between; less than 1 together")
+        at_least("every", self.every, 1)
+        if len(self.betas) != 2:
+            raise ValueError(f"betas: {self.betas} are {len(self.betas)} numbers; two are needed")
+        for beta in self.betas:
+            between("betas", beta, 0.001, 0.999)
+        at_least("orthogonality", self.orthogonality, 0)
+        positive("lr_factor", self.lr_factor)
+
+    def build(self, parts: Parts | None) -> Any:
+        from llmtune.adapter.rank_allocation import AllocatingTuner
+
+        return AllocatingTuner(self, seed_of(parts), 1 if parts is None else parts.num_steps)

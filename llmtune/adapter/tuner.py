@@ -1,0 +1,113 @@
+"""Adapters that peft puts inside linear modules and that can be folded into them: LoRA and its kin, IA3.
+
+Nothing around the network changes: it stays the Hugging Face task model, its adapted linear modules are peft's
+layers, which hold the module of before as `base_layer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llmtune.core.seeds import fold
+
+PEFT_TASKS = {
+    "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS",
+    "CausalLM": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM",
+}  # fmt: skip
+
+
+class Tuner:
+    """Puts the adapter of a peft config into a network, folds it in for `model/`, and writes it apart.
+
+    Args:
+        config_of: network -> its PeftConfig (which modules are meant depends on the network).
+        seed: of the new weights; None where they are of no account (shapes only, or read afterwards).
+    """
+
+    merges = True
+
+    def __init__(self, config_of: Callable[[Any], Any], seed: int | None):
+        self.config_of = config_of
+        self.seed = seed
+        self.inner: Any = None
+        """peft's own object around the network"""
+
+    def wrap(self, network: Any) -> Any:
+        """Put the adapter in, in place, also on the meta device. Raises ConfigError or ModelError: no fit."""
+        import torch
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        config = self.config_of(network)
+        on_meta = next(network.parameters()).is_meta
+        state = torch.random.get_rng_state()
+        if self.seed is not None:
+            torch.manual_seed(fold(self.seed, "adapter"))
+        with torch.device("meta") if on_meta else contextlib.nullcontext():
+            self.inner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, "default")
+        torch.random.set_rng_state(state)
+        return network
+
+    @contextlib.contextmanager
+    def plain(self, network: Any) -> Iterator[Any]:
+        """The network as transformers knows it, the adapter folded into its weights; put back afterwards.
+
+        It stays folded in: the network computes the same, but can't be trained any more.
+        """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        adapted = {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+        for name, module in adapted.items():
+            if not module.merged:
+                module.merge(safe_merge=True)
+            _put(network, name, module.get_base_layer())
+        try:
+            yield network
+        finally:
+            for name, module in adapted.items():
+                _put(network, name, module)
+
+    def save(self, network: Any, folder: Path, base: str | None) -> None:
+        """Write the adapter and the head in peft's own form: adapter_config.json, adapter_model.safetensors.
+
+        `PeftModel.from_pretrained(model, folder)` opens it, where `model` is the one in `base`.
+        """
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        from llmtune.model.projections import head_modules
+
+        heads = head_modules(network, network.base_model_prefix)
+        weights = get_peft_model_state_dict(network, save_embedding_layers=False)
+        everything = network.state_dict()
+        for head in heads:
+            weights |= {name: value for name, value in everything.items() if name.startswith(f"{head}.")}
+        weights = {f"base_model.model.{name}": value.contiguous().clone() for name, value in weights.items()}
+        config = copy.deepcopy(network.peft_config["default"])
+        config.base_model_name_or_path = base
+        config.inference_mode = True
+        config.modules_to_save = heads
+        config.task_type = next((task for word, task in PEFT_TASKS.items() if word in type(network).__name__), None)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+        config.save_pretrained(str(folder))
+
+
+def _put(network: Any, name: str, module: Any) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def seed_of(parts: Any) -> int | None:
+    """The run's seed; None without parts: an adapter built for its shape alone."""
+    return None if parts is None else parts.config.seed
+
+
+def has_conv1d(network: Any, names: list[str]) -> bool:
+    """Do these modules keep their weights as (in, out), as GPT-2's do?"""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(network.get_submodule(name), Conv1D) for name in names)
