@@ -30,7 +30,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     from llmtune.reporting.words import starting_lines
     from llmtune.run.checkpoint import CheckpointStore
     from llmtune.run.metrics_log import MetricsLog
-    from llmtune.training.ema import WeightAverage
+    from llmtune.training.ema import make_average
     from llmtune.training.freezing import Freezing
     from llmtune.training.step import Stepper
     from llmtune.training.trainer import Clocks, Trainer
@@ -89,7 +89,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         machine=machine, store=store if machine.is_main else None,
         metrics=MetricsLog(run.metrics) if machine.is_main else None,
         speed=MetricsLog(run.speed) if machine.is_main else None,
-        average=WeightAverage(composite, train.ema) if train.ema is not None else None,
+        average=make_average(composite, optimizer, train, prepared.num_steps),
         parts={name: part for name, part in objectives.items() if hasattr(part, "load_state")},
         fingerprints=prepared.fingerprints, should_stop=lambda: stop.name,
         watchers=make_watchers(console) if machine.is_main else [], state=TrainState(),

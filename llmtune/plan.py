@@ -39,8 +39,9 @@ def num_steps(config: Config, order: Order) -> int:
 
 
 def peak_lr(config: Config) -> float:
+    """`optimizer.lr`; auto: what the model recommends (for AdamW), times the optimizer's own factor."""
     lr = config.optimizer.lr
-    return config.model.recommended.lr if lr == "auto" else float(lr)
+    return config.model.recommended.lr * config.optimizer.auto_lr_factor if lr == "auto" else float(lr)
 
 
 def disk_budget(config: Config, parameters: int, run: Path | None) -> int:
@@ -50,7 +51,7 @@ def disk_budget(config: Config, parameters: int, run: Path | None) -> int:
         ConfigError: the disk has less, what `run` holds already counted in.
     """
     weights = 4 * parameters
-    state = weights * (3 + (config.train.ema is not None))
+    state = weights * (3 + (config.train.ema is not None or config.train.swa is not None))
     budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
     place = Path(run or config.run.dir or ".").expanduser().absolute()
     while not place.exists():

@@ -148,6 +148,7 @@ class TrainSettings:
     class_weights: str | dict[str, float]
     gradient_checkpointing: bool
     ema: float | None
+    swa: float | None
     verify_model: str
 
     def __post_init__(self) -> None:
@@ -181,6 +182,9 @@ class TrainSettings:
         if isinstance(self.class_weights, str):
             one_of("class_weights", self.class_weights, ("none", "balanced", "'{NAME: WEIGHT, ...}' (in quotes)"))
         between("ema", self.ema, 0, 0.99999)
+        between("swa", self.swa, 0, 0.9999)
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("swa: set together with ema; one average of the weights is kept; type train.ema=null")
         one_of("verify_model", self.verify_model, ("process", "here", "off"))
         if self.batch_rows is not None and isinstance(self.batch_tokens, int):
             raise ValueError(

@@ -27,6 +27,8 @@ class Schedule:
     """exponent of `polynomial`"""
     decay_share: float = 0.2
     """share of all steps in which `wsd` falls (warm-up, stable, decay; arXiv 2404.06395)"""
+    cycles: int = 2
+    """falls of `cosine_restarts`"""
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:
@@ -47,10 +49,17 @@ def _inverse_sqrt(progress: float, schedule: Schedule) -> float:
     return math.sqrt(scale / (scale + steps_after))
 
 
+def _cosine_restarts(progress: float, schedule: Schedule) -> float:
+    # warm restarts (SGDR, arXiv 1608.03983), all cycles of one length; the run ends low and not at a restart
+    inside = 1.0 if progress >= 1 else progress * schedule.cycles % 1
+    return (1 + math.cos(math.pi * inside)) / 2
+
+
 SHAPES: dict[str, Shape] = {
     "constant": lambda progress, schedule: 1.0,
     "linear": lambda progress, schedule: 1 - progress,
     "cosine": lambda progress, schedule: (1 + math.cos(math.pi * progress)) / 2,
+    "cosine_restarts": _cosine_restarts,
     "polynomial": lambda progress, schedule: (1 - progress) ** schedule.power,
     "inverse_sqrt": _inverse_sqrt,
     "wsd": _wsd,
@@ -67,4 +76,5 @@ def lr_schedule(settings: Any, num_steps: int) -> Schedule:
         floor=settings.min_lr_share,
         power=settings.power,
         decay_share=settings.decay_share,
+        cycles=settings.cycles,
     )

@@ -21,7 +21,7 @@ from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.run.checkpoint import Checkpoint, CheckpointStore
 from llmtune.run.metrics_log import MetricsLog
-from llmtune.training.ema import WeightAverage
+from llmtune.training.ema import Average
 from llmtune.training.evaluation import Evaluation, evaluate
 from llmtune.training.freezing import Freezing
 from llmtune.training.optimizer_state import optimizer_state, restore_optimizer
@@ -61,7 +61,7 @@ class Trainer:
     """None on all processes but the first"""
     metrics: MetricsLog | None
     speed: MetricsLog | None
-    average: WeightAverage | None
+    average: Average | None
     parts: Mapping[str, Stateful]
     """parts with a state of their own, kept in checkpoints"""
     fingerprints: Mapping[str, str]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from llmtune.core.clock import parse_duration, parse_period, period_steps
 from llmtune.core.ranges import one_of
-from llmtune.core.schedules import SHAPES, Schedule
+from llmtune.core.schedules import SHAPES, Schedule, lr_schedule
 from llmtune.core.seeds import fold, generator
 
 
@@ -24,7 +25,8 @@ def test_warmup_rises_linearly_to_the_peak_and_never_falls_below_the_floor(shape
     assert found[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert found[10] == pytest.approx(1.0)
     assert all(0.05 <= value <= 1.0 for value in found[10:])
-    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(found[10:]))
+    rises = [later for earlier, later in itertools.pairwise(found[10:]) if later > earlier + 1e-12]
+    assert rises == ([pytest.approx(1.0)] if shape == "cosine_restarts" else [])
 
 
 def test_shapes_have_their_formula_half_way() -> None:
@@ -38,8 +40,28 @@ def test_shapes_have_their_formula_half_way() -> None:
     assert values("wsd", decay_share=0.5)[78] == pytest.approx((1 - 68 / 90) / 0.5)
 
 
+def test_restarts_go_back_to_the_peak_in_equal_cycles_and_end_low() -> None:
+    found = values("cosine_restarts", cycles=3)
+    assert [found[step] for step in (10, 40, 70)] == pytest.approx([1.0, 1.0, 1.0])
+    assert [found[step] for step in (25, 55, 85)] == pytest.approx([0.5, 0.5, 0.5])
+    assert found[39] < 0.01
+    assert found[99] < 0.01
+    assert values("cosine_restarts", cycles=1) == pytest.approx(values("cosine"))
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.1, 20), (0.0, 0), (0, 0), (1, 1), (7, 7), (0.001, 0), (500, 500)])
+def test_warmup_is_a_share_below_one_and_steps_from_one_on(warmup: float, steps: int) -> None:
+    settings = SimpleNamespace(warmup=warmup, schedule="linear", min_lr_share=0.0, power=1.0, decay_share=0.2, cycles=2)
+    schedule = lr_schedule(settings, 200)
+    assert schedule.warmup_steps == steps
+    assert schedule(0) == pytest.approx(1 / steps if steps else 1.0)
+    rising = [schedule(step) for step in range(min(steps, 200))]
+    assert rising == sorted(rising)
+    assert schedule(steps) == pytest.approx(1.0)
+
+
 def test_falling_shapes_end_at_the_floor() -> None:
-    for shape in ("linear", "cosine", "polynomial", "wsd"):
+    for shape in ("linear", "cosine", "cosine_restarts", "polynomial", "wsd"):
         assert values(shape, floor=0.1)[100] == pytest.approx(0.1)
 
 
