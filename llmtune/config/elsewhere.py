@@ -6,6 +6,7 @@ _NAMES = {
     "optimizer.lr": "learning_rate base_lr",
     "optimizer.schedule": "lr_scheduler lr_scheduler_type scheduler learning_rate_scheduler",
     "optimizer.warmup": "warmup_ratio warmup_steps num_warmup_steps",
+    "optimizer.lora_plus_ratio": "loraplus_lr_ratio",
     "train.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
     "train.batch_rows": "batch_size train_batch_size micro_batch_size per_device_train_batch_size",
     "train.micro_rows": "gradient_accumulation_steps gradient_accumulation",
