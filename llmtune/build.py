@@ -9,13 +9,17 @@ from llmtune.core.clock import parse_duration, period_steps
 from llmtune.core.parts import Parts
 from llmtune.core.schedules import lr_schedule
 from llmtune.core.types import TrainState
+from llmtune.plan import order_beside
 from llmtune.preflight import Prepared
 from llmtune.run.console import Console
 from llmtune.run.rundir import RunDir
 from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
-    from llmtune.data.feed import EvaluationFeed, TrainFeed
+    from collections.abc import Mapping
+    from typing import Any
+
+    from llmtune.data.feed import EvaluationFeed, Mixture
     from llmtune.hardware.machine import Machine
     from llmtune.training.trainer import Trainer
 
@@ -27,6 +31,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     from llmtune.model.composite import Composite
     from llmtune.model.layers import LayerMap
     from llmtune.reporting.progress import make_watchers
+    from llmtune.reporting.what_trains import trains_lines
     from llmtune.reporting.words import starting_lines
     from llmtune.run.checkpoint import CheckpointStore
     from llmtune.run.metrics_log import MetricsLog
@@ -45,8 +50,9 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     )  # fmt: skip
     layers = LayerMap.of(loaded.model, loaded.model.base_model_prefix)
     parts = Parts(
-        task=task, network=loaded.model, layers=layers, token_table=prepared.tokenizer, options=train,
-        num_steps=prepared.num_steps, steps_per_epoch=prepared.order.steps_per_epoch, peak_lr=prepared.peak_lr,
+        config=config, task=task, network=loaded.model, layers=layers, token_table=prepared.tokenizer, options=train,
+        splits=prepared.splits, feeds=prepared.feeds, max_tokens=prepared.max_tokens, num_steps=prepared.num_steps,
+        steps_per_epoch=prepared.order.steps_per_epoch, peak_lr=prepared.peak_lr, console=console,
     )  # fmt: skip
     objectives = {name: settings.build(parts) for name, settings in config.objective.items()}
     composite = Composite(loaded.model, objectives).to(machine.device)
@@ -55,13 +61,14 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     optimizer = config.optimizer.build(parts)
     policy = config.freeze_policy.build(parts)
 
-    feed, validation = _feeds(prepared, machine)
+    feed, validation = _feeds(prepared, machine, objectives)
     freezing = Freezing(composite, layers, policy)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None)
-    for line in starting_lines(prepared, loaded, freezing, trial, machine):
+    trains = trains_lines(freezing, optimizer.param_groups, prepared.peak_lr, prepared.num_steps)
+    for line in [*trains, *starting_lines(prepared, loaded, trial, machine)]:
         console.say(line)
     if config.hardware.compile:
         composite.trunk.compile()
@@ -70,14 +77,23 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         for parameter in composite.parameters():
             parameter.requires_grad_(True)
         freezing.trainable = None
-    module, wrapped = machine.prepare(composite, optimizer, find_unused=policy.changes or bool(trial.without_gradient))
+    # several objectives have weights that may be 0, and rows of their own
+    find_unused = policy.changes or bool(trial.without_gradient) or len(objectives) > 1
+    module, wrapped = machine.prepare(composite, optimizer, find_unused=find_unused)
+    several = {
+        **{f"objective {name}": part for name, part in objectives.items()}, "freeze_policy": policy,
+        "frozen": freezing.untouched,
+    }  # fmt: skip
     if machine.is_main:
         store = CheckpointStore(run.checkpoints, keep=train.keep)
         store.open()
     per_epoch = prepared.order.steps_per_epoch
     return Trainer(
         composite=composite, module=module,
-        stepper=Stepper(module, wrapped, machine, objectives, config.seed, train.clip_norm),
+        stepper=Stepper(
+            module, composite, wrapped, machine, config.seed, train.clip_norm,
+            followers=[part for part in several.values() if hasattr(part, "follow")],
+        ),
         freezing=freezing, schedule=lr_schedule(config.optimizer, prepared.num_steps), peak_lr=prepared.peak_lr,
         task=task, feed=feed, validation=validation,
         clocks=Clocks(
@@ -90,23 +106,36 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         metrics=MetricsLog(run.metrics) if machine.is_main else None,
         speed=MetricsLog(run.speed) if machine.is_main else None,
         average=make_average(composite, optimizer, train, prepared.num_steps),
-        parts={name: part for name, part in objectives.items() if hasattr(part, "load_state")},
+        parts={name: part for name, part in several.items() if hasattr(part, "load_state")},
         fingerprints=prepared.fingerprints, should_stop=lambda: stop.name,
         watchers=make_watchers(console) if machine.is_main else [], state=TrainState(),
     )  # fmt: skip
 
 
-def _feeds(prepared: Prepared, machine: Machine) -> tuple[TrainFeed, EvaluationFeed | None]:
-    """This process's training batches, and its validation batches if there are such rows."""
-    from llmtune.data.feed import EvaluationFeed, TokenTable, TrainFeed
+def _feeds(
+    prepared: Prepared, machine: Machine, objectives: Mapping[str, Any]
+) -> tuple[Mixture, EvaluationFeed | None]:
+    """This process's training batches of all feeds, and the task's validation batches if there are such rows."""
+    from llmtune.data.feed import EvaluationFeed, Mixture, TokenTable, TrainFeed
 
-    train, collate = prepared.config.train, prepared.task.collate_targets
-    tables = {
-        split: TokenTable(rows, pad_id=prepared.tokenizer.pad_token_id) for split, rows in prepared.splits.items()
-    }
+    train, pad_id = prepared.config.train, prepared.tokenizer.pad_token_id
     micro_rows = None if isinstance(train.micro_rows, str) else train.micro_rows
     place = (machine.rank, machine.world)
-    feed = TrainFeed(tables["train"], prepared.order, collate, train.micro_tokens, micro_rows, *place)
-    if "validation" not in tables:
-        return feed, None
-    return feed, EvaluationFeed(tables["validation"], collate, train.micro_tokens, *place)
+    collate = prepared.task.collate_targets
+    sources = {"task": (prepared.splits["train"], prepared.order, collate)}
+    for name, rows in prepared.feeds.items():
+        order = order_beside(prepared.order, rows, name)
+        sources[name] = (rows.splits["train"], order, rows.reader.collate_targets)
+    feeds = {
+        name: TrainFeed(
+            TokenTable(rows, pad_id=pad_id), order, targets, train.micro_tokens, micro_rows, *place, name=name,
+            prepare=[
+                part.prepare for part in objectives.values() if hasattr(part, "prepare") and part.feed == name
+            ],
+        )
+        for name, (rows, order, targets) in sources.items()
+    }  # fmt: skip
+    if "validation" not in prepared.splits:
+        return Mixture(feeds), None
+    validation = TokenTable(prepared.splits["validation"], pad_id=pad_id)
+    return Mixture(feeds), EvaluationFeed(validation, collate, train.micro_tokens, *place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.parts import FeedRows
+from llmtune.core.seeds import fold
 from llmtune.reporting.words import size
 
 if TYPE_CHECKING:
@@ -27,6 +30,20 @@ def make_order(config: Config, rows: Any) -> Order:
     return Order(
         np.asarray(rows.with_format("numpy")["length"][:]), config.seed, train.batch_rows,
         DEFAULT_BATCH_TOKENS if tokens == "auto" else tokens, train.order,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def order_beside(order: Order, rows: FeedRows, name: str) -> Order:
+    """The order of rows that an objective brings: in each step as many as it asks for, else as the task has."""
+    import numpy as np
+
+    lengths = np.asarray(rows.splits["train"].with_format("numpy")["length"][:])
+    batch_rows, batch_tokens = rows.batch_rows, rows.batch_tokens
+    if batch_rows is None and batch_tokens is None:
+        batch_rows, batch_tokens = order.batch_rows, order.batch_tokens
+    return dataclasses.replace(
+        order, lengths=lengths, seed=fold(order.seed, "feed", name), batch_rows=batch_rows, batch_tokens=batch_tokens,
+        _epochs={},
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.config.settings import Config
 from llmtune.core.environment import hub_answers, on_a_hub, set_environment
 from llmtune.core.errors import ConfigError, Fault, ModelError, UserError
+from llmtune.core.parts import FeedRows, Prospect
 from llmtune.plan import disk_budget, make_order, num_steps, peak_lr
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
@@ -34,6 +36,8 @@ class Prepared:
     """encoded rows by split"""
     max_tokens: int
     order: Order
+    feeds: dict[str, FeedRows]
+    """rows that objectives bring themselves, by feed"""
     num_steps: int
     peak_lr: float
     parameters: int
@@ -55,6 +59,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     """
     from llmtune.data.report import data_report
     from llmtune.model.backbone import model_fingerprint
+    from llmtune.model.layers import LayerMap
 
     unreachable = not config.offline and on_a_hub(_places(config)) and not hub_answers()
     if unreachable:
@@ -78,19 +83,50 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
         class_weights=config.train.class_weights,
         targets=labels.targets["train"],
     )
+    feeds = _own_feeds(config, tokenizer, max_tokens, console, stop)
     network = _on_meta(config, task, model_config, tokenizer)
     _refuse_strange_ids(config, network, encoded.splits)
     _refuse_idle_patience(config, encoded.splits)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     order = make_order(config, encoded.splits["train"])
+    steps = num_steps(config, order)
+    _check_parts(config, Prospect(
+        config=config, task=task, model_config=model_config, tokenizer=tokenizer, network=network,
+        layers=LayerMap.of(network, network.base_model_prefix), splits=encoded.splits, feeds=feeds, num_steps=steps,
+        steps_per_epoch=order.steps_per_epoch,
+    ))  # fmt: skip
     budget = disk_budget(config, parameters, run)
     report = data_report(raw, labels, encoded)
+    fingerprints = {"data": encoded.fingerprint, "model": model_fingerprint(model_config, tokenizer)}
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
-        max_tokens=max_tokens, order=order, num_steps=num_steps(config, order), peak_lr=peak_lr(config),
+        max_tokens=max_tokens, order=order, feeds=feeds, num_steps=steps, peak_lr=peak_lr(config),
         parameters=parameters, disk_budget=budget, report=report,
-        fingerprints={"data": encoded.fingerprint, "model": model_fingerprint(model_config, tokenizer)},
+        fingerprints=fingerprints | {f"rows of {name}": rows.fingerprint for name, rows in feeds.items()},
     )  # fmt: skip
+
+
+def _check_parts(config: Config, prospect: Prospect) -> None:
+    """The faults that the parts of a run find in what they are put together with."""
+    parts = [config.freeze_policy, config.optimizer, config.adapter, *config.objective.values()]
+    _all_of(*(functools.partial(part.check, prospect) for part in parts if hasattr(part, "check")))
+
+
+def _own_feeds(
+    config: Config, tokenizer: Any, max_tokens: int, console: Console, stop: StopRequest
+) -> dict[str, FeedRows]:
+    """The encoded rows that objectives bring besides the task's, by the name of their feed."""
+    feeds = {}
+    for part in config.objective.values():
+        for name, wanted in (part.feeds(config) if hasattr(part, "feeds") else {}).items():
+            asked = dataclasses.replace(config, data=wanted.data)
+            raw, labels = _read(asked, wanted.reader, console, stop)
+            encoded = _encode(asked, wanted.reader, raw, labels, tokenizer, max_tokens, console, stop)
+            feeds[name] = FeedRows(
+                splits=encoded.splits, reader=wanted.reader, fingerprint=encoded.fingerprint,
+                batch_rows=wanted.batch_rows, batch_tokens=wanted.batch_tokens,
+            )  # fmt: skip
+    return feeds
 
 
 def _places(config: Config) -> list[str]:
@@ -228,8 +264,6 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
 
     import torch
 
-    from llmtune.model.layers import LayerMap
-
     shape = copy.deepcopy(model_config)
     for key, value in task.config_values().items():
         setattr(shape, key, value)
@@ -250,10 +284,6 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
             Fault("train.gradient_checkpointing", f"transformers has none for {shape.model_type} models", "",
                   "train.gradient_checkpointing=false")
         )  # fmt: skip
-    layers = LayerMap.of(network, network.base_model_prefix)
-    policy = config.freeze_policy
-    if hasattr(policy, "check"):
-        policy.check(layers)
     return network
 
 

@@ -22,6 +22,12 @@ TINY = (
     "model.tokenizer.vocab_size=200", "train.verify_model=off", "hardware.device=cpu", "hardware.threads=1",
     "train.log_every=1", "optimizer.lr=0.003",
 )  # fmt: skip
+NEEDS: dict[str, tuple[str, ...]] = {
+    "freeze_policy=adapters_only": ("adapter=lora",),
+}
+"""what an option can't be without, where that is no default"""
+ELSEWHERE = ("optimizer=adamw_8bit", "adapter=qlora")
+"""options for hardware and packages that tests may not have: refused there, with a reason"""
 WORDS = [
     "a", "dull", "slow", "grey", "film", "with", "no", "heart", "yet", "bright", "warm", "and", "quick", "scenes",
     "that", "sing", "of", "joy", "light",
@@ -50,6 +56,13 @@ def config_of(*words: str) -> Config:
 
     run_job("train", list(words), job)
     return found[0]
+
+
+def choice_of(group: str, option: str) -> list[str]:
+    """The words that choose an option, and what it can't be without."""
+    word = f"{group}={option}"
+    several = group in ("objective", "augmentation")
+    return [f"{group}=[{option}]" if several else word, *NEEDS.get(word, ())]
 
 
 def prepared_of(*words: str) -> Prepared:

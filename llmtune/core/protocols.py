@@ -19,26 +19,70 @@ class Stateful(Protocol):
     def load_state(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None: ...
 
 
+class Follower(Protocol):
+    """A part that looks at each step: any part that has the method is called."""
+
+    def follow(self, step: int, result: Any) -> None:
+        """After the update of `step`, while its gradients are still there; `result` is a training.step.StepResult."""
+
+
 class Views(Protocol):
     """The model as an objective sees it: each view goes through the backbone once per micro-batch (model.trunk)."""
 
-    def output(self, view: str, batch: Batch) -> Any: ...
+    def output(self, view: str, batch: Batch) -> Any:
+        """The backbone's ModelOutput."""
 
-    def logits(self, view: str, batch: Batch) -> torch.Tensor: ...
+    def logits(self, view: str, batch: Batch) -> torch.Tensor:
+        """What the task's head makes of it."""
+
+    def through(self, head_model: torch.nn.Module, view: str, batch: Batch) -> Any:
+        """What another Hugging Face head makes of it, whose backbone is the same module."""
+
+    def again(self, view: str, batch: Batch, name: str = "again") -> torch.Tensor:
+        """The task's logits of a fresh run: the same inputs, other dropout."""
+
+    def perturbed(
+        self, view: str, batch: Batch, change: Callable[[torch.Tensor], torch.Tensor], name: str = "perturbed"
+    ) -> torch.Tensor:
+        """The task's logits of a fresh run whose word embeddings (B, T, D) went through `change`."""
 
 
 class Objective(Protocol):
-    """One term of the loss. If it has parameters of its own it is an nn.Module and the composite registers it."""
+    """One term of the loss. If it has parameters of its own it is an nn.Module and the composite registers it.
+
+    It may also have `prepare(batch)`, called in the feed: adds views and targets to a batch on the CPU, all draws
+    derived from `batch.row_seeds`. And `wants`, words out of `hidden_states` and `attentions` that it reads from
+    `output(view)`.
+    """
 
     name: str
+    feed: str
+    """whose rows it is a loss of: `task`, or a feed of its own"""
     weight: Callable[[int], float]
     """share of this term in the sum, as a function of the step"""
-    views: tuple[str, ...]
 
     def count(self, batch: Batch) -> float:
         """Items that `loss` will sum over; known without a forward pass, so that all ranks can add up first."""
 
     def loss(self, trunk: Views, batch: Batch) -> Loss: ...
+
+
+class PooledObjective(Objective, Protocol):
+    """An objective that compares rows with each other, so that its loss is of a whole step and not of a row.
+
+    `loss` is `compare(represent(...), keys(...))`. Where a step takes several forward passes or processes, the
+    stepper gathers the representations of all of them first (Gao et al., arXiv 2101.06983).
+    """
+
+    pooled: bool
+
+    def represent(self, trunk: Views, batch: Batch) -> torch.Tensor:
+        """One vector for each of R items of the batch: (R, D)."""
+
+    def keys(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What is known of the R items without a forward pass (labels, row ids): tensors of R rows on the CPU."""
+
+    def compare(self, items_RD: torch.Tensor, keys: Mapping[str, torch.Tensor]) -> Loss: ...
 
 
 class FreezePolicy(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,3 +79,40 @@ def lr_schedule(settings: Any, num_steps: int) -> Schedule:
         decay_share=settings.decay_share,
         cycles=settings.cycles,
     )
+
+
+def weight_points(value: float | str) -> list[tuple[float, float]]:
+    """(share of the run, weight) of a number or of text such as "0:1, 0.5:0.2", in rising order.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    if not isinstance(value, str):
+        return [(0.0, float(value))]
+    points = []
+    for piece in value.split(","):
+        share, colon, height = piece.partition(":")
+        try:
+            points.append((float(share), float(height)) if colon else (0.0, float(share)))
+        except ValueError:
+            raise ValueError(f"has {piece.strip()!r}, which is no pair of numbers") from None
+    shares = [share for share, _ in points]
+    if any(not 0 <= share <= 1 for share in shares) or sorted(set(shares)) != shares:
+        raise ValueError("must have rising shares from 0 to 1")
+    return points
+
+
+def weight_schedule(value: float | str, num_steps: int) -> Callable[[int], float]:
+    """The weight of an objective as a function of the step: linear between its points, level before and after."""
+    points = weight_points(value)
+
+    def weight(step: int) -> float:
+        share = step / max(1, num_steps)
+        for (left, low), (right, high) in itertools.pairwise(points):
+            if share <= left:
+                return low
+            if share < right:
+                return low + (high - low) * (share - left) / (right - left)
+        return points[-1][1]
+
+    return weight

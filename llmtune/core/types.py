@@ -54,7 +54,7 @@ class TrainState:
 class Batch:
     """Rows that go through the model together.
 
-    `views` holds one or several sets of model inputs (`clean`, later `masked`, ...); each is a dict of
+    `views` holds one or several sets of model inputs (`clean`, `masked`, ...); each is a dict of
     tensors shaped (rows, tokens). `targets` is what the task made of the labels.
     """
 
@@ -66,6 +66,10 @@ class Batch:
     real_tokens: int = 0
     padded_tokens: int = 0
     """tokens with padding, of the clean view"""
+    feed: str = "task"
+    """whose rows these are: the task's, or those of an objective that brings its own"""
+    row_seeds: list[int] = field(default_factory=list)
+    """a function of (seed, epoch, row): what is drawn for a row derives from it, however batches are cut"""
 
     def to(self, device: torch.device) -> Batch:
         def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
 
@@ -77,6 +78,9 @@ class TrainFeed:
     micro_rows: int | None = None
     rank: int = 0
     world: int = 1
+    name: str = "task"
+    prepare: Sequence[Callable[[Batch], None]] = ()
+    """what objectives add to each batch: views and targets of their own"""
 
     def at(self, step: int) -> list[Batch]:
         """Micro-batches of `step`, equally many on all ranks; a stand-in of weight 0 where there is no row left."""
@@ -84,11 +88,18 @@ class TrainFeed:
         micros = split_step(
             rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
         )[self.rank]
+        epoch = step // self.order.steps_per_epoch
         return [
-            self.table.batch(micro, self.collate_targets) if len(micro)
-            else self.table.batch(rows[-1:], self.collate_targets, weight=0.0)
-            for micro in micros
-        ]  # fmt: skip
+            self._batch(micro, epoch) if len(micro) else self._batch(rows[-1:], epoch, weight=0.0) for micro in micros
+        ]
+
+    def _batch(self, rows: Rows, epoch: int, *, weight: float = 1.0) -> Batch:
+        batch = self.table.batch(rows, self.collate_targets, weight=weight)
+        batch.feed = self.name
+        batch.row_seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
+        for add in self.prepare:
+            add(batch)
+        return batch
 
     def worst(self) -> Batch:
         """The largest micro-batch that can come: the longest rows together."""
@@ -98,7 +109,36 @@ class TrainFeed:
             step_rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows,
             micro_tokens=self.micro_tokens,
         )[0]  # fmt: skip
-        return self.table.batch(micros[0], self.collate_targets)
+        return self._batch(micros[0], epoch=0)
+
+
+@dataclass
+class Mixture:
+    """Several feeds as one: each step has micro-batches of every feed, the task's first."""
+
+    feeds: dict[str, TrainFeed]
+    """by name; `task` has the task's own rows"""
+
+    def at(self, step: int) -> list[Batch]:
+        return [batch for feed in self.feeds.values() for batch in feed.at(step)]
+
+    def worst(self) -> list[Batch]:
+        """The largest micro-batch of each feed."""
+        return [feed.worst() for feed in self.feeds.values()]
+
+    @property
+    def micro_rows(self) -> int | None:
+        return self.feeds["task"].micro_rows
+
+    @property
+    def micro_tokens(self) -> int:
+        """Padded tokens per forward pass."""
+        return self.feeds["task"].micro_tokens
+
+    @micro_tokens.setter
+    def micro_tokens(self, tokens: int) -> None:
+        for feed in self.feeds.values():
+            feed.micro_tokens = tokens
 
 
 @dataclass

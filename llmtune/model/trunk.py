@@ -3,30 +3,36 @@
 The supervised head is the Hugging Face task model itself: its backbone's `forward` answers from the store here,
 so that `model/` can be written by `save_pretrained` and opens without llmtune.
 
-Legend: B rows, C classes.
+Legend: B rows, T tokens, D width, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+
+Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Trunk:
-    """Answers `output(view)` and `logits(view)` of one micro-batch, each view computed once."""
+    """Answers what objectives ask of one micro-batch, each view computed once."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, wants: Sequence[str] = ()):
         self.model = model
         self.backbone: nn.Module = model.base_model  # type: ignore[assignment]
+        self.draw: int | None = None
+        """a function of (seed, step, micro, rank), from which the dropout of each view is drawn; None: as it comes"""
+        self._asked = {f"output_{word}": True for word in wants}
         self._compute = self.backbone.forward
         self._outputs: dict[str, Any] = {}
         self._view: str | None = None
-        self.wants_hidden_states = False
-        """set by an objective that reads `output(view).hidden_states`"""
         self.backbone.forward = self._answer
 
     def compile(self) -> None:
@@ -39,27 +45,58 @@ class Trunk:
 
     def logits(self, view: str, batch: Batch) -> torch.Tensor:
         """The task head's logits_BC of a view."""
-        self._view = view
-        try:
-            return self.model(**batch.views[view]).logits
-        finally:
-            self._view = None
+        return self.through(self.model, view, batch).logits
+
+    def through(self, head_model: nn.Module, view: str, batch: Batch) -> Any:
+        """The output of a Hugging Face head model, whose backbone module is this trunk's, for a view."""
+        with self._showing(view):
+            return head_model(**batch.views[view])
 
     def output(self, view: str, batch: Batch) -> Any:
         """The backbone's ModelOutput of a view, from the store if any head already asked for it."""
         if view not in self._outputs:
-            self._view = view
-            try:
+            with self._showing(view):
                 self.backbone(**batch.views[view])
-            finally:
-                self._view = None
         return self._outputs[view]
 
+    def again(self, view: str, batch: Batch, name: str = "again") -> torch.Tensor:
+        """logits_BC of a fresh run of the task model on a view, with dropout of its own; never stored."""
+        self._seed(f"{view}/{name}")
+        return self.model(**batch.views[view]).logits
+
+    def perturbed(self, view: str, batch: Batch, change: Change, name: str = "perturbed") -> torch.Tensor:
+        """`again`, with `change` applied to the word embeddings embedded_BTD.
+
+        An encoder-decoder looks its decoder's words up in the same table; only the first look-up is changed.
+        """
+        turns = iter((change,))
+
+        def hook(module: nn.Module, args: Any, embedded: torch.Tensor) -> torch.Tensor:
+            return next(turns, lambda same: same)(embedded)
+
+        handle = self.model.get_input_embeddings().register_forward_hook(hook)  # type: ignore[operator]
+        try:
+            return self.again(view, batch, name)
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _showing(self, view: str) -> Iterator[None]:
+        self._view = view
+        try:
+            yield
+        finally:
+            self._view = None
+
+    def _seed(self, view: str) -> None:
+        """Dropout is a function of where it is drawn, so a resumed step, or a second pass, draws the same."""
+        if self.draw is not None:
+            torch.manual_seed(fold(self.draw, view))
+
     def _answer(self, *args: Any, **kwargs: Any) -> Any:
-        if self._view is None:  # somebody else's call: evaluation, export
+        if self._view is None:  # evaluation, export, or a fresh run
             return self._compute(*args, **kwargs)
         if self._view not in self._outputs:
-            if self.wants_hidden_states:
-                kwargs["output_hidden_states"] = True
-            self._outputs[self._view] = self._compute(*args, **kwargs)
+            self._seed(self._view)
+            self._outputs[self._view] = self._compute(*args, **{**kwargs, **self._asked})
         return self._outputs[self._view]

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llmtune.core.parts import Parts
 from llmtune.core.protocols import Views
-from llmtune.core.ranges import at_least
+from llmtune.core.ranges import weight
+from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
     name: str
-    weight: float
+    weight: float | str
 
     def __post_init__(self) -> None:
-        at_least("weight", self.weight, 0)
+        weight("weight", self.weight)
 
     def build(self, parts: Parts) -> SupervisedLoss:
-        return SupervisedLoss(self.weight, parts.task)
+        return SupervisedLoss(weight_schedule(self.weight, parts.num_steps), parts.task)
 
 
 class SupervisedLoss:
     name = "supervised"
-    views = ("clean",)
+    feed = "task"
 
-    def __init__(self, weight: float, task: Any):
-        self._weight = weight
+    def __init__(self, weight: Callable[[int], float], task: Any):
+        self.weight = weight
         self.task = task
-
-    def weight(self, step: int) -> float:
-        return self._weight
 
     def count(self, batch: Batch) -> float:
         return self.task.count(batch.targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from llmtune.core.errors import Diverged
-from llmtune.core.protocols import Objective
+from llmtune.core.protocols import Follower
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.hardware.machine import Machine
+from llmtune.model.composite import Composite
+from llmtune.training.comparing import Compared, compare_over_splits
 
 MOST_SKIPPED = 20
 """fp16: steps that the loss scaler may skip in a row; its search for a scale takes fewer"""
@@ -40,12 +42,18 @@ class Stepper:
 
     module: nn.Module
     """the composite, as accelerate wrapped it"""
+    composite: Composite
     optimizer: Any
     machine: Machine
-    objectives: Mapping[str, Objective]
     seed: int
     clip_norm: float | None
+    followers: Sequence[Follower] = ()
+    """parts that look at each step while its gradients are there"""
     skipped_in_a_row: int = 0
+
+    @property
+    def objectives(self) -> Mapping[str, Any]:
+        return self.composite.objectives
 
     def run(self, step: int, batches: list[Batch], lr: float, should_stop: Callable[[], bool]) -> StepResult | None:
         """Step number `step` on this process's `batches`; None if a stop was asked for in the middle of it.
@@ -55,54 +63,74 @@ class Stepper:
         """
         weights = {name: part.weight(step) for name, part in self.objectives.items()}
         active = [name for name, weight in weights.items() if weight != 0]
+        read = {self.objectives[name].feed for name in active}
+        batches = [batch for batch in batches if batch.feed in read]
         counts, rows, real, padded = self._totals(active, batches)
+        compared = compare_over_splits(self.composite, self.machine, batches, active, self._draws(step, batches))
+        counts.update({name: item.count for name, item in compared.items()})
         scales = {name: weights[name] * self.machine.world / max(counts[name], 1e-12) for name in active}
 
-        totals = self._accumulate(step, batches, active, scales, should_stop)
+        totals = self._accumulate(step, batches, active, scales, compared, should_stop)
         if totals is None:
             self.optimizer.zero_grad(set_to_none=True)
             return None
         limit = math.inf if self.clip_norm is None else self.clip_norm
         grad_norm = float(self.machine.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         sums = dict(zip(active, self.machine.add_up([float(totals[name]) for name in active])))
+        sums.update({name: item.total for name, item in compared.items()})
         self._refuse_nonfinite(step, sums, grad_norm, batches)
 
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         loss = sum(weights[name] * sums[name] / max(counts[name], 1e-12) for name in active)
         sums.update({f"{name}/count": counts[name] for name in active})
-        return StepResult({"loss": loss, **sums}, grad_norm, rows, real, padded)
+        result = StepResult({"loss": loss, **sums}, grad_norm, rows, real, padded)
+        for part in self.followers:
+            part.follow(step, result)
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
 
     def _totals(self, active: list[str], batches: list[Batch]) -> tuple[dict[str, float], int, int, int]:
-        """Global counts of each objective, rows, real and padded tokens: known before any forward pass."""
-        mine = [sum(self.objectives[name].count(batch) * batch.weight for batch in batches) for name in active]
-        mine.append(sum(len(batch.row_ids) for batch in batches if batch.weight))
+        """Global counts of each objective, the task's rows, real and padded tokens: known before any forward pass."""
+        mine = [sum(self._count(name, batch) for batch in batches) for name in active]
+        mine.append(sum(len(batch.row_ids) for batch in batches if batch.weight and batch.feed == "task"))
         mine.append(sum(batch.real_tokens for batch in batches))
         mine.append(sum(batch.padded_tokens for batch in batches))
         *counts, rows, real, padded = self.machine.add_up([float(value) for value in mine])
         return dict(zip(active, counts)), int(rows), int(real), int(padded)
 
+    def _count(self, name: str, batch: Batch) -> float:
+        part = self.objectives[name]
+        return part.count(batch) * batch.weight if part.feed == batch.feed else 0.0
+
+    def _draws(self, step: int, batches: list[Batch]) -> list[int]:
+        """For each micro-batch what its dropout derives from, so that a resumed step draws the same."""
+        return [fold(self.seed, "dropout", step, micro, self.machine.rank) for micro in range(len(batches))]
+
     def _accumulate(
         self, step: int, batches: list[Batch], active: list[str], scales: Mapping[str, float],
-        should_stop: Callable[[], bool],
+        compared: Mapping[str, Compared], should_stop: Callable[[], bool],
     ) -> dict[str, torch.Tensor] | None:  # fmt: skip
         """Forward and backward of every micro-batch; this process's detached loss sums by objective."""
-        accelerator = self.machine.accelerator
-        totals = {name: torch.zeros((), device=self.machine.device) for name in active}
-        for micro, batch in enumerate(batches):
+        accelerator, device = self.machine.accelerator, self.machine.device
+        totals = {name: torch.zeros((), device=device) for name in active}
+        for micro, draw in enumerate(self._draws(step, batches)):
+            batch = batches[micro]
             if should_stop():
                 return None
-            # dropout is a function of where it is drawn, so a resumed step draws the same
-            torch.manual_seed(fold(self.seed, "dropout", step, micro, self.machine.rank))
+            torch.manual_seed(draw)
+            self.composite.trunk.draw = draw
             last = micro == len(batches) - 1
+            pulls = {name: item.pulls[micro] for name, item in compared.items() if item.pulls[micro] is not None}
             with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
-                losses = self.module(batch.to(self.machine.device), active)
-                scaled = sum(losses[name].total * (scales[name] * batch.weight) for name in active)
-                accelerator.backward(scaled)
-            for name in active:
-                totals[name] += losses[name].total.detach() * batch.weight
+                losses = self.module(batch.to(device), active, pulls)
+                scaled = sum(loss.total * (scales[name] * batch.weight) for name, loss in losses.items())
+                if losses:
+                    accelerator.backward(scaled)
+            for name, loss in losses.items():
+                totals[name] += loss.total.detach() * batch.weight
+        self.composite.trunk.draw = None
         return totals
 
     def _refuse_nonfinite(self, step: int, sums: Mapping[str, float], grad_norm: float, batches: list[Batch]) -> None:

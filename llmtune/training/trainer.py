@@ -16,7 +16,7 @@ from llmtune.core.errors import ResumeError, Stopped
 from llmtune.core.protocols import Stateful, Watcher
 from llmtune.core.schedules import Schedule
 from llmtune.core.types import TrainState
-from llmtune.data.feed import EvaluationFeed, TrainFeed
+from llmtune.data.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.run.checkpoint import Checkpoint, CheckpointStore
@@ -53,7 +53,7 @@ class Trainer:
     schedule: Schedule
     peak_lr: float
     task: Any
-    feed: TrainFeed
+    feed: Mixture
     validation: EvaluationFeed | None
     clocks: Clocks
     machine: Machine
@@ -85,6 +85,8 @@ class Trainer:
         """
         self._clock = time.perf_counter()
         self.freezing.apply(self.state.step)
+        if self.machine.is_main:
+            self.freezing.remember()
         try:
             while True:
                 self._evaluate_if_due()

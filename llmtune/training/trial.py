@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from llmtune.core.errors import LlmtuneError
-from llmtune.data.feed import EvaluationFeed, TrainFeed
+from llmtune.core.types import Batch
+from llmtune.data.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 
@@ -24,7 +24,7 @@ class Trial:
 
 
 def try_worst(
-    composite: Composite, optimizer: torch.optim.Optimizer, feed: TrainFeed, evaluation: EvaluationFeed | None,
+    composite: Composite, optimizer: torch.optim.Optimizer, feed: Mixture, evaluation: EvaluationFeed | None,
     machine: Machine, *, adjust: bool,
 ) -> Trial:  # fmt: skip
     """Forward, backward and optimizer step of the largest training batch, forward of the largest evaluation batch.
@@ -39,9 +39,10 @@ def try_worst(
     random_state = torch.random.get_rng_state()
     wanted = feed.micro_tokens
     while True:
-        batch = feed.worst()
+        batches = feed.worst()
+        batch = max(batches, key=lambda batch: batch.padded_tokens)
         try:
-            missing = _train_once(composite, optimizer, batch, machine)
+            missing = _train_once(composite, optimizer, batches, machine)
             if evaluation is not None:
                 _evaluate_once(composite, evaluation, machine)
             break
@@ -62,17 +63,19 @@ def try_worst(
     return Trial(feed.micro_tokens, missing, machine.peak_memory())
 
 
-def _width(batch: Any) -> int:
+def _width(batch: Batch) -> int:
     return batch.views["clean"]["input_ids"].shape[1]
 
 
 def _train_once(
-    composite: Composite, optimizer: torch.optim.Optimizer, batch: Any, machine: Machine
+    composite: Composite, optimizer: torch.optim.Optimizer, batches: list[Batch], machine: Machine
 ) -> tuple[str, ...]:
     """One step that changes nothing; names of trainable parameters that got no gradient."""
-    with machine.accelerator.autocast():
-        losses = composite(batch.to(machine.device))
-    sum(loss.total / max(1.0, float(loss.count)) for loss in losses.values()).backward()
+    for batch in batches:
+        with machine.accelerator.autocast():
+            losses = composite(batch.to(machine.device))
+        if losses:
+            sum(loss.total / max(1.0, float(loss.count)) for loss in losses.values()).backward()
     missing = tuple(name for name, p in composite.named_parameters() if p.requires_grad and p.grad is None)
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -48,9 +48,9 @@ def fresh_model(prepared: Prepared) -> Any:
 
 def steps_of(trainer: Trainer, num_steps: int) -> list[dict[str, torch.Tensor]]:
     """Each step as one padded batch."""
-    batches = []
+    batches, feed = [], trainer.feed.feeds["task"]
     for step in range(num_steps):
-        batch = trainer.feed.table.batch(trainer.feed.order.rows_at(step), trainer.feed.collate_targets)
+        batch = feed.table.batch(feed.order.rows_at(step), feed.collate_targets)
         batches.append({**batch.views["clean"], "labels": batch.targets["label"]})
     return batches
 

@@ -86,7 +86,7 @@ def test_family_trains_and_reopens(family: str, rows: list[str], tmp_path: Path)
 def test_decoder_padded_equals_unpadded(family: str, rows: list[str], tmp_path: Path) -> None:
     prepared = prepared_of(*words_for(rows, make_folder(family, tmp_path / "model")), "train.max_steps=1")
     trainer = trainer_of(prepared, tmp_path / "run")
-    model, table = trainer.composite.model.eval(), trainer.feed.table
+    model, table = trainer.composite.model.eval(), trainer.feed.feeds["task"].table
     chosen = np.argsort(table.lengths)[[0, 20, 40, -1]]
     with torch.inference_mode():
         together = model(**table.inputs(chosen)).logits
