@@ -99,7 +99,11 @@ def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest
     from llmtune.run.checkpoint import CheckpointStore
 
     trainer = make_trainer(prepared, run, console, stop)
-    run_facts = {"hardware": trainer.machine.describe(), "trainable": trainer.freezing.counts()}
+    freezing, groups = trainer.freezing, trainer.stepper.optimizer.param_groups
+    run_facts = {
+        "hardware": trainer.machine.describe(), "trainable": freezing.table(groups, trainer.peak_lr),
+        "trains_when": freezing.timeline(),
+    }  # fmt: skip
     if trainer.machine.is_main:
         run.update(**run_facts)
     checkpoint = CheckpointStore(run.checkpoints, keep=1).newest_good(console.say) if run.checkpoints.exists() else None

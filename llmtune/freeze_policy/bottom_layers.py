@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts
-from llmtune.core.ranges import at_least
+from llmtune.freeze_policy.choosing import check_number, number_of_layers, refuse_idle_adapter, refuse_more_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,23 +16,15 @@ class BottomLayers:
     changes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        at_least("layers", self.layers, 0)
-        if self.layers > 1 and self.layers % 1:
-            raise ValueError(f"layers: {self.layers} is no number of layers; whole from 1 on, a share below")
+        check_number("layers", self.layers, 0)
 
     def build(self, parts: Parts) -> BottomLayers:
-        self.check(parts.layers)
         return self
 
-    def check(self, layers: Any) -> None:
-        """Raises ConfigError if the model has fewer layers."""
-        if self.layers > layers.num_layers:
-            raise ConfigError(
-                Fault("freeze_policy.layers", f"{self.layers:g}, but the model has {layers.num_layers} layers",
-                      f"0 to {layers.num_layers}, or a share below 1")
-            )  # fmt: skip
+    def check(self, prospect: Any) -> None:
+        """Raises ConfigError if the model has fewer layers, or if an adapter sits in the frozen ones alone."""
+        refuse_more_layers("layers", self.layers, prospect.layers)
+        refuse_idle_adapter(prospect, self.name, self.trainable(prospect.layers, 0))
 
     def trainable(self, layers: Any, step: int) -> frozenset[str]:
-        share = self.layers * layers.num_layers if self.layers < 1 else self.layers
-        frozen = layers.at("embeddings", *(f"layer {i}" for i in range(round(share))))
-        return frozenset(layers.places) - frozen
+        return layers.trainable_at(*layers.order[1 + number_of_layers(self.layers, layers) :])

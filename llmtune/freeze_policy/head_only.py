@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmtune.core.parts import Parts
+from llmtune.freeze_policy.choosing import refuse_empty_head, refuse_idle_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,5 +17,10 @@ class HeadOnly:
     def build(self, parts: Parts) -> HeadOnly:
         return self
 
+    def check(self, prospect: Any) -> None:
+        """Raises ConfigError if the head is but the embeddings again, or if an adapter would never train."""
+        refuse_empty_head(prospect, self.name)
+        refuse_idle_adapter(prospect, self.name, self.trainable(prospect.layers, 0))
+
     def trainable(self, layers: Any, step: int) -> frozenset[str]:
-        return layers.at("head")
+        return layers.trainable_at("head")

@@ -1,4 +1,4 @@
-"""No freezing: everything trains."""
+"""No freezing: everything trains; where the model has an adapter, the adapter and the head."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class NoFreezing:
         return self
 
     def trainable(self, layers: Any, step: int) -> frozenset[str]:
-        return frozenset(layers.places)
+        return layers.everything

@@ -47,16 +47,11 @@ def plan_lines(prepared: Any) -> list[str]:
     ]
 
 
-def starting_lines(prepared: Any, loaded: Any, freezing: Any, trial: Any, machine: Any) -> list[str]:
-    """What is trained, on what, and what the trial of the worst batch found."""
+def starting_lines(prepared: Any, loaded: Any, trial: Any, machine: Any) -> list[str]:
+    """What starts at random, the hardware, and what the trial of the worst batch found."""
     lines = []
     if loaded.new_parameters:
         lines.append(f"new, from random values: {few(loaded.new_parameters)}")
-    rows = freezing.counts()
-    total, trained = sum(row[1] for row in rows), sum(row[2] for row in rows)
-    if trained < total:
-        frozen = [place for place, _, trainable in rows if not trainable]
-        lines.append(f"trains {count(trained)} of {count(total)} parameters; frozen: {few(frozen, 8)}")
     if trial.without_gradient:
         lines.append(f"no gradient reaches, so they stay as they are: {few(trial.without_gradient)}")
     facts = machine.describe()

@@ -1,14 +1,17 @@
-"""Applies a freeze policy to the network: what trains, and which modules draw dropout."""
+"""Applies a freeze policy to the network: what trains, which modules draw dropout, and what is told of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.protocols import FreezePolicy
-from llmtune.model.layers import LayerMap
+from llmtune.model.layers import EMBEDDINGS, LayerMap
+from llmtune.training.untouched import Untouched
 
 
 @dataclass
@@ -19,6 +22,10 @@ class Freezing:
     layers: LayerMap
     policy: FreezePolicy
     trainable: frozenset[str] | None = field(default=None)
+    untouched: Untouched = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.untouched = Untouched(self.network)
 
     def apply(self, step: int) -> bool:
         """Set `requires_grad` and modes for `step`; True if what trains has changed.
@@ -28,7 +35,7 @@ class Freezing:
         """
         if self.trainable is not None and not self.policy.changes:
             return False
-        names = self.policy.trainable(self.layers, step)
+        names = self.names_at(step)
         changed = names != self.trainable
         if changed:
             if not names:
@@ -38,17 +45,32 @@ class Freezing:
                 if name not in names:
                     parameter.grad = None
             self.trainable = names
+            self.untouched.forget(names)
             self.set_modes()
         return changed
 
+    def names_at(self, step: int) -> frozenset[str]:
+        """What trains at `step`: the policy's choice, and whatever objectives brought of their own."""
+        return (self.policy.trainable(self.layers, step) | self.layers.own) - self.layers.fixed
+
     def set_modes(self) -> None:
-        """Training mode, but a module all of whose places are frozen stays in eval mode: no dropout in it."""
-        places = {self.layers.places[name] for name in self.trainable or ()}
+        """Training mode, but a module all of whose places are frozen stays in eval mode: no dropout in it.
+
+        What lies beside the layers without a place (dropout after GPT-2's embeddings, a flag that BART's encoder
+        asks for the same) goes with the embeddings.
+        """
+        places = self._places(self.trainable or ())
         self.network.train()
         for path, module in self.network.named_modules():
             inside = {place for name, place in self.layers.places.items() if name.startswith(f"{path}.")}
             if path and inside and not places & inside:
                 module.eval()
+            elif EMBEDDINGS not in places and path in self.layers.beside:
+                module.training = False
+
+    def remember(self) -> None:
+        """Before the first step: keep the hashes of all that does not train, for the proof at the end."""
+        self.untouched.remember(self.trainable or ())
 
     def counts(self) -> list[tuple[str, int, int]]:
         """(place, parameters, trainable ones) from the bottom to the top, for places that have any."""
@@ -60,3 +82,27 @@ class Freezing:
                 trained = names & (self.trainable or frozenset())
                 rows.append((place, sum(sizes[name] for name in names), sum(sizes[name] for name in trained)))
         return rows
+
+    def table(self, groups: Iterable[Mapping[str, Any]], peak_lr: float) -> list[dict[str, Any]]:
+        """`place`, `parameters`, `trainable` and `lr` of each place; lr: its peaks, lowest first, as of the optimizer's
+        `groups` (several with LoRA+); none where all is frozen."""
+        factors = {name: group["factor"] for group in groups for name in group["names"]}
+        rows: list[dict[str, Any]] = []
+        for place, parameters, trainable in self.counts():
+            trained = self.layers.at(place) & (self.trainable or frozenset())
+            rates = sorted({peak_lr * factors[name] for name in trained if name in factors})
+            rows.append({"place": place, "parameters": parameters, "trainable": trainable, "lr": rates})
+        return rows
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """`step` and the `places` that train from then on, for a policy that is a function of the step alone."""
+        if not self.policy.changes:
+            return []
+        lines: list[dict[str, Any]] = []
+        for step in getattr(self.policy, "steps_of_change", ()):
+            places = self._places(self.names_at(step))
+            lines.append({"step": step, "places": [place for place in self.layers.order if place in places]})
+        return lines
+
+    def _places(self, names: Iterable[str]) -> set[str]:
+        return {self.layers.places[name] for name in names}
