@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import positive
-from llmtune.optimizer.shared import can_fuse, check_betas, check_common, groups_of, refuse_idle
+from llmtune.optimizer.shared import check_betas, check_common, fused_kernels, groups_of, refuse_idle
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -47,4 +47,4 @@ class AdamW:
 
         groups = groups_of(self, parts)
         betas = (self.betas[0], self.betas[1])
-        return TorchAdamW(groups, lr=parts.peak_lr, betas=betas, eps=self.eps, fused=can_fuse(groups))
+        return TorchAdamW(groups, lr=parts.peak_lr, betas=betas, eps=self.eps, fused=fused_kernels(groups))

@@ -14,7 +14,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from llmtune.hardware.machine import cpu_has_bf16
-from llmtune.optimizer.shared import can_fuse
+from llmtune.optimizer.shared import fused_kernels
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """coefficients of the Newton-Schulz iteration, steepest at zero (Jordan et al. 2024, the Muon post)"""
@@ -36,7 +36,7 @@ class MuonSteps(Optimizer):
         self.iterations = iterations
         super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.0})
         rest = [group for group in self.param_groups if not group["matrices"]]
-        self.adamw = AdamW(rest, lr=lr, betas=betas, eps=eps, fused=can_fuse(rest)) if rest else None
+        self.adamw = AdamW(rest, lr=lr, betas=betas, eps=eps, fused=fused_kernels(rest)) if rest else None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

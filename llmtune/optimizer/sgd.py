@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import between
-from llmtune.optimizer.shared import can_fuse, check_common, groups_of, refuse_idle
+from llmtune.optimizer.shared import check_common, fused_kernels, groups_of, refuse_idle
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,5 +48,5 @@ class SGD:
 
         groups = groups_of(self, parts)
         return TorchSGD(
-            groups, lr=parts.peak_lr, momentum=self.momentum, nesterov=self.nesterov, fused=can_fuse(groups)
+            groups, lr=parts.peak_lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused_kernels(groups)
         )

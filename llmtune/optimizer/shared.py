@@ -67,6 +67,6 @@ def groups_of(settings: Any, parts: Parts) -> list[dict[str, Any]]:
     )  # fmt: skip
 
 
-def can_fuse(groups: list[dict[str, Any]]) -> bool:
-    """Do all parameters stand where torch has fused kernels?"""
-    return all(parameter.device.type in FUSED for group in groups for parameter in group["params"])
+def fused_kernels(groups: list[dict[str, Any]]) -> bool | None:
+    """torch's `fused`: True where it has such kernels for all parameters; None: it takes the next best by itself."""
+    return all(parameter.device.type in FUSED for group in groups for parameter in group["params"]) or None

@@ -220,6 +220,18 @@ def test_a_rate_of_zero_moves_nothing(option: str) -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, network.parameters()))
 
 
+def test_muon_goes_in_pieces_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = Net(), Net()
+    for network, most in ((whole, 2**25), (pieces, 1)):
+        monkeypatch.setattr("llmtune.optimizer.muon_steps.MOST_STACKED", most)
+        optimizer = made("muon", network)
+        for name, weight in network.named_parameters():
+            weight.grad = gradients(network, 0)[name]
+        optimizer.step()
+    for weight, other in zip(whole.parameters(), pieces.parameters()):
+        torch.testing.assert_close(weight, other, rtol=0, atol=LR / 50)
+
+
 def test_sgd_looks_ahead_with_nesterov_and_has_no_state_without_momentum() -> None:
     network = Net()
     before = network.head.weight.detach().clone()
@@ -231,6 +243,12 @@ def test_sgd_looks_ahead_with_nesterov_and_has_no_state_without_momentum() -> No
     torch.testing.assert_close(network.head.weight.detach(), before - LR * (1.9 + 1 + 0.9 * 1.9) * grad)
     optimizer = made("sgd", Net(), momentum=0.0)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("option", ["adamw", "adam", "sgd", "muon"])
+def test_kernels_are_fused_where_torch_has_them(option: str) -> None:
+    assert made(option, Net()).param_groups[-1]["fused"] is True
+    assert made(option, Net().to("meta")).param_groups[-1]["fused"] is None
 
 
 def test_schedule_free_gives_the_average_away() -> None:
