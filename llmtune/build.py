@@ -91,7 +91,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     return Trainer(
         composite=composite, module=module,
         stepper=Stepper(
-            module, composite, wrapped, machine, config.seed, train.clip_norm,
+            module, composite, wrapped, machine, config.seed, train.clip_norm, train.clip_value, train.grad_noise,
             followers=[part for part in several.values() if hasattr(part, "follow")],
         ),
         freezing=freezing, schedule=lr_schedule(config.optimizer, prepared.num_steps), peak_lr=prepared.peak_lr,

@@ -144,6 +144,8 @@ class TrainSettings:
     min_gain: float
     keep: int
     clip_norm: float | None
+    clip_value: float | None
+    grad_noise: float
     label_smoothing: float
     class_weights: str | dict[str, float]
     gradient_checkpointing: bool
@@ -178,6 +180,8 @@ class TrainSettings:
         at_least("min_gain", self.min_gain, 0)
         at_least("keep", self.keep, 1)
         positive("clip_norm", self.clip_norm)
+        positive("clip_value", self.clip_value)
+        at_least("grad_noise", self.grad_noise, 0)
         between("label_smoothing", self.label_smoothing, 0, 0.99)
         if isinstance(self.class_weights, str):
             one_of("class_weights", self.class_weights, ("none", "balanced", "'{NAME: WEIGHT, ...}' (in quotes)"))

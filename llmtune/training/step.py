@@ -18,6 +18,7 @@ from llmtune.core.types import Batch
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.training.comparing import Compared, compare_over_splits
+from llmtune.training.gradients import add_noise, clip_by_value
 
 MOST_SKIPPED = 20
 """fp16: steps that the loss scaler may skip in a row; its search for a scale takes fewer"""
@@ -47,6 +48,8 @@ class Stepper:
     machine: Machine
     seed: int
     clip_norm: float | None
+    clip_value: float | None
+    grad_noise: float
     followers: Sequence[Follower] = ()
     """parts that look at each step while its gradients are there"""
     skipped_in_a_row: int = 0
@@ -79,6 +82,10 @@ class Stepper:
         sums = dict(zip(active, self.machine.add_up([float(totals[name]) for name in active])))
         sums.update({name: item.total for name, item in compared.items()})
         self._refuse_nonfinite(step, sums, grad_norm, batches)
+        if self.clip_value is not None:
+            clip_by_value(self.composite, self.clip_value)
+        if self.grad_noise:
+            add_noise(self.composite, self.grad_noise, seed=self.seed, step=step)
 
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]

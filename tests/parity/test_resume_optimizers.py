@@ -19,6 +19,7 @@ OPTIMIZERS = [f"optimizer={name}" for name in option_files("optimizer", [conf_di
 OTHERS = [
     "optimizer=adafactor optimizer.momentum=0.9 optimizer.scale_parameter=true", "optimizer=sgd optimizer.momentum=0",
     "train.swa=0.3", "train.swa=0.9", "train.ema=0.9 freeze_policy=head_only",
+    "train.grad_noise=0.1 train.clip_value=0.01",
 ]  # fmt: skip
 
 
