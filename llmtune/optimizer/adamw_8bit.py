@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.errors import Fault
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import at_least, positive
 from llmtune.optimizer.shared import check_betas, check_common, groups_of, refuse_idle
@@ -59,9 +59,7 @@ class AdamW8Bit:
                 Fault("optimizer=adamw_8bit", f"is 40 times AdamW's time on {device}", "needs hardware.device=cuda",
                       "type optimizer=adafactor for small states here, or optimizer=adamw")
             )  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
-        refuse_idle(self, prospect)
+        refuse_idle(self, prospect, *faults)
 
     def build(self, parts: Parts) -> Optimizer:
         from bitsandbytes.optim import AdamW8bit as BitsAndBytesAdamW

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.errors import Fault
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import between, positive
 from llmtune.optimizer.shared import check_betas, check_common, groups_of, refuse_idle
@@ -44,13 +44,11 @@ class ScheduleFreeAdamW:
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError if another average of the weights is asked for."""
         train = prospect.config.train
-        both = [name for name in ("ema", "swa") if getattr(train, name) is not None]
-        if both:
-            raise ConfigError(
-                Fault(f"train.{both[0]}", "optimizer=schedule_free_adamw keeps an average of its own",
-                      "one average", f"type train.{both[0]}=null")
-            )  # fmt: skip
-        refuse_idle(self, prospect)
+        refuse_idle(self, prospect, *(
+            Fault(f"train.{name}", "optimizer=schedule_free_adamw keeps an average of its own", "one average",
+                  f"type train.{name}=null")
+            for name in ("ema", "swa") if getattr(train, name) is not None
+        ))  # fmt: skip
 
     def build(self, parts: Parts) -> Optimizer:
         from llmtune.optimizer.schedule_free_steps import ScheduleFreeSteps

@@ -45,16 +45,17 @@ def check_betas(betas: list[float]) -> None:
         between("betas", beta, 0, 0.999999)
 
 
-def refuse_idle(settings: Any, prospect: Prospect) -> None:
-    """Raises ConfigError for a setting that would do nothing on this model."""
+def refuse_idle(settings: Any, prospect: Prospect, *others: Fault) -> None:
+    """Raises ConfigError for a common setting that would do nothing on this model, and for the `others`."""
+    faults = list(others)
     names = [name for name, _ in prospect.network.named_parameters()]
     if settings.lora_plus_ratio != 1 and not any("lora_B" in name or "lora_embedding_B" in name for name in names):
-        raise ConfigError(
-            Fault(
-                "optimizer.lora_plus_ratio", f"{settings.lora_plus_ratio} has nothing to act on: no LoRA adapter",
-                "1.0 without one", "type adapter=lora, or optimizer.lora_plus_ratio=1",
-            )
+        faults.append(
+            Fault("optimizer.lora_plus_ratio", f"{settings.lora_plus_ratio} has nothing to act on: no LoRA adapter",
+                  "1.0 without one", "type adapter=lora, or optimizer.lora_plus_ratio=1")
         )  # fmt: skip
+    if faults:
+        raise ConfigError(*faults)
 
 
 def groups_of(settings: Any, parts: Parts) -> list[dict[str, Any]]:

@@ -49,3 +49,9 @@ def test_8_bits_need_library_and_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_schedule_free_keeps_the_only_average(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"train.{name}: .* keeps an average of its own.*type train.{name}=null"):
         settings_of("schedule_free_adamw").check(prospect(**{name: 0.9}))
+
+
+def test_all_faults_come_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_of("schedule_free_adamw", lora_plus_ratio=4.0).check(prospect(ema=0.9))
+    assert [fault.where for fault in caught.value.faults] == ["train.ema", "optimizer.lora_plus_ratio"]  # type: ignore
