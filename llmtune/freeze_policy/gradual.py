@@ -16,12 +16,12 @@ from llmtune.freeze_policy.phases import Phases, evenly, ever_trained
 class Gradual:
     name: str
     every: int | str
-    layers: int
+    at_once: int
 
     def __post_init__(self) -> None:
         if self.every != "auto":
             parse_period("every", self.every)
-        at_least("layers", self.layers, 1)
+        at_least("at_once", self.at_once, 1)
 
     def build(self, parts: Parts) -> Phases:
         return self._phases(parts)
@@ -36,8 +36,8 @@ class Gradual:
         places = [f"layer {i}" for i in range(where.layers.num_layers)]
         groups: list[tuple[str, ...]] = [("final", "head")]
         while places:
-            groups.append(tuple(places[-self.layers :]))
-            del places[-self.layers :]
+            groups.append(tuple(places[-self.at_once :]))
+            del places[-self.at_once :]
         groups.append(("embeddings",))
         stages: list[tuple[str, ...]] = []
         for group in groups:

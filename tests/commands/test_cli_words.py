@@ -67,7 +67,7 @@ def test_words_about_config_do_not_load_torch(words, tmp_path):
 def test_help_of_a_word_lists_groups_and_options(capsys):
     assert cli.main(["train", "task=sentiment", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "freeze_policy  bottom_layers, head_only, none" in out
+    assert "freeze_policy  adapters_only, bias_only, bottom_layers, " in out
     assert "-m, --multirun" in out
 
 
@@ -137,7 +137,9 @@ def test_ls_prints_one_line_an_option(word, capsys):
     assert cli.main(["ls", word]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "freeze_policy="
-    assert "  none           Everything trains." in out
+    said = dict(line.split(maxsplit=1) for line in out[1:])
+    assert said["none"] == "Everything trains; with an adapter, the adapter and the head."
+    assert len({line.index(said[line.split()[0]]) for line in out[1:]}) == 1
 
 
 def test_ls_finds_options_of_the_user(tmp_path, monkeypatch, capsys):

@@ -133,7 +133,7 @@ def test_gradual_goes_down_from_the_head(family: str) -> None:
     assert trained("gradual", layers, 40, every=10) == matching(layers, NO_EMBEDDINGS[family])
     assert trained("gradual", layers, 50, every="auto") == set(layers.places)
     assert trained("gradual", layers, 49, every="auto") == matching(layers, NO_EMBEDDINGS[family])
-    assert trained("gradual", layers, 10, every=10, layers=2) == matching(layers, TOP_2[family])
+    assert trained("gradual", layers, 10, every=10, at_once=2) == matching(layers, TOP_2[family])
 
 
 @pytest.mark.parametrize("family", ["bert", "t5_classifier"])
@@ -201,7 +201,7 @@ WRONG = [
     ("layers", {"layers": "3-1"}, "layers: '3-1' is no layer"),
     ("layers", {"layers": ["x"]}, "layers: 'x' is no layer"),
     ("gradual", {"every": "often"}, "every: 'often' is no period"),
-    ("gradual", {"layers": 0}, "layers: 0 is too small"),
+    ("gradual", {"at_once": 0}, "at_once: 0 is too small"),
     ("probe_then_tune", {"probe": 0}, "probe: 0 is no period"),
     ("chain_thaw", {"every": "1.5"}, "every: '1.5' is no period"),
     ("converging", {"percentile": 101}, "percentile: 101 is out of range"),
