@@ -1,4 +1,4 @@
-"""The example of docs/adding-a-part.md, taken from that page, is a part that checks, freezes and trains."""
+"""The examples of docs/adding-a-part.md, taken from that page, are parts that check, freeze and train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from llmtune import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-part.md"
 BLOCK = re.compile(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-FILES = ["my_parts/freeze_policy/every_other.py", "conf/freeze_policy/every_other.yaml"]
+FILES = [
+    "my_parts/freeze_policy/every_other.py", "conf/freeze_policy/every_other.yaml",
+    "my_parts/objective/confidence_penalty.py", "conf/objective/confidence_penalty.yaml",
+]  # fmt: skip
 WORDS = ["task=sentiment", "run.plugins=[my_parts]", "freeze_policy=every_other", "hardware=cpu", "hardware.threads=1"]
 
 
@@ -26,7 +29,7 @@ def plugin(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    for package in ("my_parts", "my_parts/freeze_policy"):
+    for package in ("my_parts", "my_parts/freeze_policy", "my_parts/objective"):
         (tmp_path / package / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -37,7 +40,7 @@ def plugin(tmp_path, monkeypatch):
 
 def test_the_part_is_listed(plugin, capsys):
     assert cli.main(["ls", "freeze_policy"]) == 0
-    assert "every_other    Every other layer stays as it is, from a step on." in capsys.readouterr().out
+    assert re.search(r"every_other +Every other layer stays as it is, from a step on\.", capsys.readouterr().out)
 
 
 def test_the_part_needs_its_package_named(plugin, capsys):
@@ -64,6 +67,20 @@ def test_it_freezes_from_its_step_on(plugin, capsys):
     assert cli.main(["train", *WORDS, *few]) == 0
     at_start = json.loads(Path("run/run.json").read_text())["trainable"]
     at_end = json.loads(Path("run/result.json").read_text())
-    assert all(total == trained for _, total, trained in at_start)
-    layer_0 = next(total for place, total, _ in at_start if place == "layer 0")
+    assert all(row["parameters"] == row["trainable"] for row in at_start)
+    layer_0 = next(row["parameters"] for row in at_start if row["place"] == "layer 0")
     assert at_end["parameters"] - at_end["trainable_parameters"] == layer_0
+
+
+def test_the_objective_of_the_page_lowers_confidence(plugin, capsys):
+    words = ["task=sentiment", "run.plugins=[my_parts]", "hardware=cpu", "hardware.threads=1", "data.limit=32",
+             "train.max_steps=6", "train.batch_rows=16", "train.verify_model=off", "train.log_every=6",
+             "objective=[supervised,confidence_penalty]"]  # fmt: skip
+    entropies = []
+    for number in ("0", "50"):
+        extra = [f"objective.confidence_penalty.weight={number}", "train.eval_every=null", f"run.dir=weight{number}"]
+        assert cli.main(["train", *words, *extra, "optimizer.lr=0.003"]) == 0
+        lines = [json.loads(line) for line in Path(f"weight{number}/predictions.jsonl").read_text().splitlines()]
+        entropies.append(sum(max(line["probabilities"].values()) for line in lines) / len(lines))
+    assert entropies[1] < entropies[0]
+    assert "loss/confidence_penalty" in Path("weight50/metrics.jsonl").read_text()
