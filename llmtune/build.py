@@ -46,7 +46,8 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     machine = Machine(config.hardware)
     loaded = load_model(
         config.model, task.model_class(), prepared.tokenizer, seed=config.seed,
-        gradient_checkpointing=train.gradient_checkpointing, **task.config_values(),
+        gradient_checkpointing=train.gradient_checkpointing, quantise=getattr(config.adapter, "quantisation", None),
+        machine=machine, **task.config_values(),
     )  # fmt: skip
     layers = LayerMap.of(loaded.model, loaded.model.base_model_prefix)
     parts = Parts(
@@ -54,7 +55,10 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         splits=prepared.splits, feeds=prepared.feeds, max_tokens=prepared.max_tokens, num_steps=prepared.num_steps,
         steps_per_epoch=prepared.order.steps_per_epoch, peak_lr=prepared.peak_lr, console=console,
     )  # fmt: skip
+    adapter = config.adapter.build(parts)
+    parts = dataclasses.replace(parts, layers=LayerMap.of(adapter.wrap(loaded.model), loaded.model.base_model_prefix))
     objectives = {name: settings.build(parts) for name, settings in config.objective.items()}
+    objectives |= adapter.terms()
     composite = Composite(loaded.model, objectives).to(machine.device)
     layers = LayerMap.of(composite, f"model.{loaded.model.base_model_prefix}")
     parts = dataclasses.replace(parts, network=composite, layers=layers)
@@ -82,6 +86,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     module, wrapped = machine.prepare(composite, optimizer, find_unused=find_unused)
     several = {
         **{f"objective {name}": part for name, part in objectives.items()}, "freeze_policy": policy,
+        "adapter": adapter,
         "frozen": freezing.untouched,
     }  # fmt: skip
     if machine.is_main:

@@ -26,7 +26,8 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
 
     Raises:
         Stopped: a signal came; the same command with resume=auto comes here again.
-        LlmtuneError: `model/` does not give the logits of the trained model when it is opened again.
+        LlmtuneError: `model/` does not give the logits of the trained model when it is opened again, or a frozen
+            tensor is not what it was when the run began.
     """
     from llmtune.data.feed import EvaluationFeed, TokenTable
 
@@ -41,6 +42,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         validation = _validation(trainer)
     if not machine.is_main:
         return {}
+    num_frozen = trainer.freezing.untouched.prove()
     card = make_card(
         prepared.config, task, max_tokens=prepared.max_tokens, columns=_columns(prepared), metric=task.metric,
         score=state.best_score, step=_kept_step(state), base=prepared.config.model.path,
@@ -51,6 +53,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
             rows = prepared.splits["test" if test is not None else "validation"]
             write_predictions(run.predictions, rows, shown.logits_NC, task)
         result = _result(trainer, prepared, scores or (validation.scores if validation else None), test)
+        result |= {"frozen_tensors": num_frozen, "frozen_unchanged": True if num_frozen else None}
     write_json(run.result, result)
     return result
 
@@ -105,15 +108,16 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     how = prepared.config.train.verify_model
     if trainer.should_stop():
         raise _stopped(trainer)
-    model = trainer.composite.model.to("cpu").eval()
-    write_model(run.model, model, prepared.tokenizer, card)
+    adapter = prepared.config.adapter.build(None)
+    model = trainer.composite.model
+    if hasattr(adapter, "unquantised"):
+        model = adapter.unquantised(model)
+    model = model.to("cpu").eval()
+    expected = _expected(model, prepared, card, adapter) if how != "off" else {}
+    write_model(run.model, model, prepared.tokenizer, card, adapter)
     if how == "off":
         yield
         return
-    rows = prepared.splits.get("validation", prepared.splits["train"])
-    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
-    texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
-    expected = verify.probe(model, prepared.tokenizer, texts, prepared.max_tokens)
     process = verify.start(run.model, expected) if how == "process" else None
     faults: list[str] | None = None
     try:
@@ -131,6 +135,18 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
         f"model/ opens in {'a new process' if how == 'process' else 'this process'} with equal logits and labels "
         f"({len(expected['rows'])} rows)"
     )
+
+
+def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any) -> dict[str, Any]:
+    """What the trained model gives for a few rows, before its adapter is folded into it."""
+    rows = prepared.splits.get("validation", prepared.splits["train"])
+    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
+    texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
+    base = None
+    if adapter.stands_alone and card["base"]:
+        path = str(Path(card["base"]).expanduser())
+        base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
+    return verify.probe(model, prepared.tokenizer, texts, prepared.max_tokens, base)
 
 
 def _columns(prepared: Prepared) -> dict[str, Any]:

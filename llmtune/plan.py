@@ -56,9 +56,10 @@ def num_steps(config: Config, order: Order) -> int:
 
 
 def peak_lr(config: Config) -> float:
-    """`optimizer.lr`; auto: what the model recommends (for AdamW), times the optimizer's own factor."""
-    lr = config.optimizer.lr
-    return config.model.recommended.lr * config.optimizer.auto_lr_factor if lr == "auto" else float(lr)
+    """`optimizer.lr`; auto: what the model recommends (for all weights and AdamW), times factors of the run's parts."""
+    if config.optimizer.lr != "auto":
+        return float(config.optimizer.lr)
+    return config.model.recommended.lr * config.optimizer.auto_lr_factor * config.adapter.lr_factor
 
 
 def disk_budget(config: Config, parameters: int, run: Path | None) -> int:

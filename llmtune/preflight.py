@@ -226,7 +226,13 @@ def _cache_root(config: Config) -> Path | None:
 def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
     from llmtune.model.backbone import LONGEST, longest_row
 
-    most = longest_row(model_config, tokenizer)
+    virtual = getattr(config.adapter, "virtual_tokens", 0)
+    most = longest_row(model_config, tokenizer) - virtual
+    if virtual and most < virtual:
+        raise ConfigError(
+            Fault("adapter.virtual_tokens", f"{virtual} of the {most + virtual} tokens that this model takes",
+                  "half of them at most", "adapter.virtual_tokens=20")
+        )  # fmt: skip
     wanted = config.data.max_tokens
     if isinstance(wanted, str):
         return min(most, LONGEST)
@@ -259,7 +265,7 @@ def _encode(
 
 
 def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> Any:
-    """The task model without weights, once freezing, attention and checkpointing were looked at in it."""
+    """The task model without weights, its adapter in it, once attention and checkpointing were looked at."""
     import copy
 
     import torch
@@ -284,7 +290,7 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
             Fault("train.gradient_checkpointing", f"transformers has none for {shape.model_type} models", "",
                   "train.gradient_checkpointing=false")
         )  # fmt: skip
-    return network
+    return config.adapter.build(None).wrap(network)
 
 
 def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:

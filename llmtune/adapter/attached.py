@@ -20,6 +20,7 @@ class Attached:
     """
 
     merges = False
+    stands_alone = False
     slot: str
 
     def __init__(self, settings: Any, seed: int | None):
@@ -49,6 +50,10 @@ class Attached:
             self.start(network)
         torch.random.set_rng_state(state)
         return network
+
+    def terms(self) -> dict[str, Any]:
+        """Losses that belong to the adapter: none."""
+        return {}
 
     def start(self, network: Any) -> None:
         """Give new weights values that depend on the model's own, where the kind has such."""

@@ -36,7 +36,7 @@ class Narrow(nn.Module):
 class BehindSublayers(Attached):
     """Adapters before the residual sum, behind attention and feed-forward (Houlsby) or the latter alone (Pfeiffer)."""
 
-    slot = "bottleneck"
+    slot = "adapter_bottleneck"
 
     def make(self, network: Any) -> Mapping[str, nn.Module]:
         settings = self.settings
@@ -58,5 +58,5 @@ def _outputs(linear: nn.Module) -> int:
 
 
 def _through_bottleneck(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    own = module._modules.get("bottleneck")
+    own = module._modules.get(BehindSublayers.slot)
     return output if own is None else own(output)

@@ -29,6 +29,8 @@ class Tuner:
     """
 
     merges = True
+    stands_alone = True
+    """what `save` writes makes the trained model of the base model, by peft alone"""
 
     def __init__(self, config_of: Callable[[Any], Any], seed: int | None):
         self.config_of = config_of
@@ -51,24 +53,32 @@ class Tuner:
         torch.random.set_rng_state(state)
         return network
 
+    def terms(self) -> dict[str, Any]:
+        """Losses that belong to the adapter, as objectives by name: none."""
+        return {}
+
     @contextlib.contextmanager
     def plain(self, network: Any) -> Iterator[Any]:
-        """The network as transformers knows it, the adapter folded into its weights; put back afterwards.
-
-        It stays folded in: the network computes the same, but can't be trained any more.
-        """
+        """The network as transformers knows it, the adapter folded into its weights; put back afterwards."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         adapted = {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
+        before = {name: [one.data for one in module.get_base_layer().parameters()] for name, module in adapted.items()}
         for name, module in adapted.items():
-            if not module.merged:
-                module.merge(safe_merge=True)
+            self._fold_in(module)
             _put(network, name, module.get_base_layer())
         try:
             yield network
         finally:
             for name, module in adapted.items():
                 _put(network, name, module)
+                module.merged_adapters.clear()
+                for parameter, values in zip(module.get_base_layer().parameters(), before[name]):
+                    parameter.data = values
+
+    def _fold_in(self, module: Any) -> None:
+        """Give the base layer of one of peft's layers new weights; the tensors that it had are not written to."""
+        module.merge(safe_merge=True)
 
     def save(self, network: Any, folder: Path, base: str | None) -> None:
         """Write the adapter and the head in peft's own form: adapter_config.json, adapter_model.safetensors.
@@ -94,6 +104,25 @@ class Tuner:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(folder))
+
+
+class QuantisedTuner(Tuner):
+    """LoRA on modules of bitsandbytes, which `unquantised` makes plain ones again before anything is folded in.
+
+    By itself the adapter belongs on a base that is quantised as in training.
+    """
+
+    stands_alone = False
+
+    def unquantised(self, network: Any) -> Any:
+        """The network in place, its few-bit weights as the fp32 numbers that they stand for."""
+        import torch
+
+        return network.dequantize(dtype=torch.float32)
+
+    def _fold_in(self, module: Any) -> None:
+        base = module.get_base_layer()
+        base.weight.data = base.weight.data + module.get_delta_weight("default")
 
 
 def _put(network: Any, name: str, module: Any) -> None:

@@ -1,10 +1,15 @@
-"""`model/`: a plain Hugging Face folder with llmtune.json beside, written whole or not at all."""
+"""`model/`: a plain Hugging Face folder with llmtune.json beside, written whole or not at all.
+
+An adapter that can be folded into the weights is; it lies in `model/adapter/` besides, in peft's own form. One that
+can't lies there alone, and the folder is the model that it was trained on: `open_model` puts the two together.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,12 @@ from llmtune.run.files import SaveFailed, fsync_dir, read_json, write_json
 
 FORMAT = 1
 CARD = "llmtune.json"
+ADAPTER = "adapter"
+"""the folder in `model/` that holds the adapter"""
 
 
-def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) -> None:
-    """`save_pretrained` of model and tokenizer, and `card` (labels, columns, preprocessing) as llmtune.json.
+def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any], adapter: Any) -> None:
+    """`save_pretrained` of model and tokenizer, `card` (labels, columns, preprocessing) as llmtune.json, the adapter.
 
     Raises:
         SaveFailed: with the system's reason; a model that was there before is untouched.
@@ -25,7 +32,9 @@ def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any]) 
         shutil.rmtree(left, ignore_errors=True)
     aside, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
     try:
-        model.save_pretrained(aside)
+        with adapter.plain(model) as plain:
+            plain.save_pretrained(aside)
+        adapter.save(model, aside / ADAPTER, card.get("base"))
         tokenizer.save_pretrained(aside)
         write_json(aside / CARD, {"format": FORMAT, **card})
         if folder.exists():
@@ -45,8 +54,16 @@ def make_card(config: Any, task: Any, *, max_tokens: int, columns: dict[str, Any
         "max_tokens": max_tokens,
         "columns": columns,
         "data": {"label_names": config.data.label_names, "label_delimiter": config.data.label_delimiter},
+        "adapter": _adapter_facts(config.adapter),
         **facts,
     }
+
+
+def _adapter_facts(settings: Any) -> dict[str, Any] | None:
+    """How the adapter was made and whether the weights in `model/` have it in them; None where there is none."""
+    if settings.name == "none":
+        return None
+    return {"settings": dataclasses.asdict(settings), "merged": settings.build(None).merges, "folder": ADAPTER}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -62,3 +79,25 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card.get("format") != FORMAT:
         raise ModelError(Fault(str(path), f"format {card.get('format')}", f"this version reads {FORMAT}"))
     return card
+
+
+def open_model(
+    folder: Path, model_class: Any, card: Mapping[str, Any], plugins: Sequence[str] = ()
+) -> tuple[Any, list[str]]:
+    """The trained model in fp32 and eval mode, its adapter in its place, and names of weights that the folder lacks.
+
+    Raises:
+        Exception: whatever transformers or safetensors find wrong with a damaged file.
+    """
+    import torch
+
+    from llmtune.config.shelf import find_part
+
+    model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    kept = card.get("adapter")
+    if kept is not None and not kept["merged"]:
+        part = find_part("adapter", kept["settings"]["name"], plugins, os.fspath(folder / CARD))
+        adapter = part.load()(**kept["settings"]).build(None)
+        adapter.wrap(model)
+        adapter.load(model, folder / ADAPTER)
+    return model.eval(), sorted(info["missing_keys"])

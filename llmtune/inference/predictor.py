@@ -15,6 +15,7 @@ from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
 from llmtune.data.feed import EvaluationFeed, TokenTable
 from llmtune.hardware.machine import Machine
+from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task
 from llmtune.model.backbone import settle_pad_token
 from llmtune.training.evaluation import predict
@@ -36,7 +37,7 @@ class Predictor:
         self.batch_tokens = config.train.micro_tokens
         self.num_cut = 0
         """rows so far that were longer than the model takes"""
-        self.model, self.tokenizer = _load(place, self.task)
+        self.model, self.tokenizer = _load(place, self.task, config.run.plugins)
         self.model.to(self.machine.device)
         if config.hardware.compile:
             self.model.compile(dynamic=True)
@@ -74,25 +75,23 @@ class Predictor:
         return self.task.decode(self.logits(texts))
 
 
-def _load(place: ModelPlace, task: Any) -> tuple[Any, Any]:
+def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, Any]:
     """Model in fp32 and eval mode, and tokenizer. Raises ModelError where the folder is not whole."""
-    import torch
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        model, info = task.model_class().from_pretrained(place.model, dtype=torch.float32, output_loading_info=True)
+        model, missing = open_model(place.model, task.model_class(), place.card, plugins)
         tokenizer = AutoTokenizer.from_pretrained(place.model)
     except Exception as error:  # whatever transformers, safetensors or tokenizers find wrong with a damaged file
         words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(Fault(str(place.model), f"can't be opened: {words}", "the model/ as a run left it")) from error
-    missing = sorted(info["missing_keys"])
     if missing:
         given = f"lacks weights: {', '.join(missing[:4])}"
         raise ModelError(Fault(str(place.model), given, "the model/ as a run left it"))
     settle_pad_token(tokenizer)
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def _chunks(texts: Mapping[str, Sequence[Any]]) -> list[tuple[int, int]]:

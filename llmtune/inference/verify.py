@@ -1,6 +1,8 @@
 """Proof that `model/` is the trained model: a new process opens it with transformers alone and compares logits.
 
-`python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it imports nothing else of llmtune.
+`python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it imports nothing else of llmtune,
+unless the model has an adapter that can't be folded into it. One that can is also opened by itself, with peft, on the
+model that it was trained on.
 """
 
 from __future__ import annotations
@@ -18,8 +20,13 @@ TOLERANCE = 1e-4
 POLL_S = 0.2
 
 
-def probe(model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens: int) -> dict[str, Any]:
-    """Texts with their token ids and logits, one row at a time so that padding plays no part."""
+def probe(
+    model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens: int, base: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Texts with their token ids and logits, one row at a time so that padding plays no part.
+
+    `base`: arguments of `from_pretrained` for the model under the adapter, where the adapter is to be tried by itself.
+    """
     import torch
 
     model.eval()
@@ -31,20 +38,58 @@ def probe(model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens:
             logits = model(**inputs).logits[0].float()
             rows.append({"text": text, "pair": pair, "ids": inputs["input_ids"][0].tolist(), "logits": logits.tolist()})
     labels = {str(i): name for i, name in model.config.id2label.items()}
-    return {"class": type(model).__name__, "labels": labels, "max_tokens": max_tokens, "rows": rows}
+    return {"class": type(model).__name__, "labels": labels, "max_tokens": max_tokens, "rows": rows, "base": base}
 
 
 def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
     """What differs between the model in `folder` and what the trained one gave; an empty list is the proof."""
-    import torch
     import transformers
 
-    model = getattr(transformers, expected["class"]).from_pretrained(folder, dtype=torch.float32).eval()
+    model_class = getattr(transformers, expected["class"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    faults = []
+    model = _opened(folder, model_class)
     labels = {str(i): name for i, name in model.config.id2label.items()}
+    faults = []
     if labels != expected["labels"]:
         faults.append(f"labels: {labels} instead of {expected['labels']}")
+    faults += _differences(model, tokenizer, expected)
+    if expected["base"] is not None:
+        alone = _adapted(folder, model_class, expected["base"])
+        faults += [f"the adapter by itself: {fault}" for fault in _differences(alone, tokenizer, expected)]
+    return faults
+
+
+def _opened(folder: Path, model_class: Any) -> Any:
+    """The model, by transformers alone where the folder says that this is all of it."""
+    import torch
+
+    card = json.loads((folder / "llmtune.json").read_text(encoding="utf-8"))
+    if card["adapter"] is None or card["adapter"]["merged"]:
+        return model_class.from_pretrained(folder, dtype=torch.float32).eval()
+    from llmtune.inference.model_folder import open_model
+
+    return open_model(folder, model_class, card)[0]
+
+
+def _adapted(folder: Path, model_class: Any, base: dict[str, Any]) -> Any:
+    """The base model with the adapter of `folder`, put together by peft."""
+    import warnings
+
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = model_class.from_pretrained(**base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers by names of before
+        return PeftModel.from_pretrained(model, str(folder / "adapter")).eval()
+
+
+def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[str]:
+    import torch
+
+    faults = []
     for number, row in enumerate(expected["rows"]):
         inputs = tokenizer(
             row["text"], row["pair"], truncation="longest_first", max_length=expected["max_tokens"], return_tensors="pt"

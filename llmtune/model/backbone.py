@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,16 @@ def load_model(
     *,
     seed: int,
     gradient_checkpointing: bool = False,
+    quantise: Callable[[PreTrainedModel, Any], Any] | None = None,
+    machine: Any = None,
     **config_values: Any,
 ) -> LoadedModel:
     """The task model in fp32 on the CPU: weights from `settings.path` or at random, new parts drawn from `seed`.
 
     Args:
         model_class: one of transformers' Auto classes.
+        quantise: the model on the meta device, `machine` -> transformers' quantisation_config; the model is then
+            made on the machine's device.
         config_values: set in the model's config (`num_labels`, `id2label`, `problem_type`, ...).
     """
     config = model_config(settings)
@@ -170,19 +175,28 @@ def load_model(
         if settings.path is None:
             model = model_class.from_config(config, attn_implementation=attention)
         else:
+            few_bits = {}
+            if quantise is not None:
+                with torch.device("meta"):
+                    shape = model_class.from_config(copy.deepcopy(config))
+                few_bits = {"quantization_config": quantise(shape, machine), "device_map": {"": machine.device}}
             model, info = model_class.from_pretrained(
                 _path(settings), config=config, revision=settings.revision, dtype=torch.float32,
-                attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True,
+                attn_implementation=attention, output_loading_info=True, ignore_mismatched_sizes=True, **few_bits,
             )  # fmt: skip
             new = tuple(sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}))
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_not_there("weights", settings.path or settings.name, error)) from error
     _refuse_strange(settings, model, new)
-    model = model.float()
+    if quantise is None:
+        model = model.float()
     if gradient_checkpointing:
         # renamed in transformers 5.23; the GPU releases of this year still have the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        if hasattr(model, "_require_grads_hook"):
+            # they let gradients into frozen embeddings, which only the other kind of checkpoints needs
+            model.disable_input_require_grads()
     return LoadedModel(model, new)
 
 
