@@ -43,6 +43,8 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     if not machine.is_main:
         return {}
     num_frozen = trainer.freezing.untouched.prove()
+    if num_frozen:
+        console.say(f"{num_frozen} frozen tensors are bit for bit what they were when the run began")
     card = make_card(
         prepared.config, task, max_tokens=prepared.max_tokens, columns=_columns(prepared), metric=task.metric,
         score=state.best_score, step=_kept_step(state), base=prepared.config.model.path,
