@@ -22,6 +22,8 @@ TINY = (
     "model.tokenizer.vocab_size=200", "train.verify_model=off", "hardware.device=cpu", "hardware.threads=1",
     "train.log_every=1", "optimizer.lr=0.003",
 )  # fmt: skip
+SEVERAL = ("objective", "augmentation")
+"""groups of which several options may be chosen"""
 NEEDS: dict[str, tuple[str, ...]] = {
     "freeze_policy=adapters_only": ("adapter=lora",),
 }
@@ -60,9 +62,25 @@ def config_of(*words: str) -> Config:
 
 def choice_of(group: str, option: str) -> list[str]:
     """The words that choose an option, and what it can't be without."""
-    word = f"{group}={option}"
-    several = group in ("objective", "augmentation")
-    return [f"{group}=[{option}]" if several else word, *NEEDS.get(word, ())]
+    return together(f"{group}={option}")
+
+
+def together(*choices: str) -> list[str]:
+    """The words that choose several options (`objective=fgm`), with what they can't be without.
+
+    Options of one group become a list where the group takes several.
+    """
+    chosen: dict[str, list[str]] = {}
+    needed = [word for choice in choices for word in NEEDS.get(choice, ())]
+    for choice in [*choices, *(word for word in needed if "." not in word.partition("=")[0])]:
+        group, _, option = choice.partition("=")
+        if group not in chosen or group in SEVERAL:
+            chosen.setdefault(group, []).append(option)
+    words = [
+        f"{group}=[{','.join(dict.fromkeys(options))}]" if group in SEVERAL else f"{group}={options[0]}"
+        for group, options in chosen.items()
+    ]
+    return [*words, *(word for word in needed if "." in word.partition("=")[0])]
 
 
 def prepared_of(*words: str) -> Prepared:
