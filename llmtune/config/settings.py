@@ -53,8 +53,8 @@ class DataSettings:
     cache_dir: str | None
 
     def __post_init__(self) -> None:
-        one_of("format", self.format, ("auto", "csv", "tsv", "json", "jsonl", "parquet", "text_folders"))
-        one_of("on_overlength", self.on_overlength, ("truncate", "drop", "error"))
+        one_of("format", self.format, ("auto", "csv", "tsv", "json", "jsonl", "parquet", "text_folders", "lines"))
+        one_of("on_overlength", self.on_overlength, ("truncate", "drop", "error", "split"))
         one_of("on_bad_row", self.on_bad_row, ("error", "drop"))
         one_of("header", self.header, ("auto", True, False))
         between("validation_share", self.validation_share, 0, 0.9)

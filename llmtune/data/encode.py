@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import datasets
 
 Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
-"""text columns of some rows, and the longest length (None: whole) -> input_ids and perhaps token_type_ids"""
+"""text columns of some rows, and the longest length (None: whole) -> input_ids and perhaps token_type_ids.
+Where longer rows are to become several, it also has `windows` (data.plain_text)."""
 
 BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
 HUGE_CHARS = 200_000
@@ -47,7 +49,7 @@ class Limits:
 
     max_tokens: int
     on_overlength: str = "truncate"
-    """truncate (by the tokenizer: pairs lose from the longer text first), drop or error"""
+    """truncate (by the tokenizer: pairs lose from the longer text first), drop, error, or split into several rows"""
     max_truncated_share: float = 1.0
 
 
@@ -68,6 +70,11 @@ def encode_splits(
     `key_parts` says all that `encode` depends on (tokenizer files, template, ...). DataError where rows are too
     long for `limits`; Stopped when `should_stop()` turns true.
     """
+    if limits.on_overlength == "split" and not hasattr(encode, "windows"):
+        raise DataError(
+            Fault("data.on_overlength", "split, but rows of this task are whole", "truncate, drop or error",
+                  "data.on_overlength=truncate")
+        )  # fmt: skip
     parts = {
         "rows": raw.fingerprint,
         "encode": key_parts,
@@ -112,13 +119,9 @@ def _refuse(report: dict[str, dict[str, Any]], limits: Limits, applies: bool) ->
         seen = f"95 of 100 have at most {tokens['p95']}, the longest {tokens['max']}; {', '.join(over['lines'][:5])}"
         if limits.on_overlength == "error":
             faults.append(
-                Fault(
-                    f"data.{split}",
-                    f"{given} ({seen})",
-                    "data.on_overlength=error",
-                    "data.on_overlength=truncate or drop",
-                )
-            )
+                Fault(f"data.{split}", f"{given} ({seen})", "data.on_overlength=error",
+                      "data.on_overlength=truncate or drop")
+            )  # fmt: skip
         else:
             enough = min(1.0, np.ceil(share * 100) / 100)
             fix = f"data.max_tokens={tokens['p95']} if the model can, or data.max_truncated_share={enough:g}"
@@ -177,18 +180,18 @@ class _Writing:
         if not self.kept:
             where = f"all {len(self.lengths)} rows are longer than {self.limits.max_tokens} tokens"
             raise DataError(
-                Fault(
-                    f"data.{split}",
-                    f"no row is left: {where}",
-                    "data.on_overlength=drop",
-                    "data.on_overlength=truncate",
-                )
-            )
+                Fault(f"data.{split}", f"no row is left: {where}", "data.on_overlength=drop",
+                      "data.on_overlength=truncate")
+            )  # fmt: skip
         return self._report()
 
     def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
         texts = {name: values for name, values in columns.items() if name not in (*NOT_TEXT, "target")}
-        tokens, full = self._encoded(texts)
+        if self.limits.on_overlength == "split":
+            tokens, columns = self._split(columns)
+            full = [len(row) for row in tokens["input_ids"]]
+        else:
+            tokens, full = self._encoded(texts)
         ids = tokens["input_ids"]
         over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         self.over_rows += len(over)
@@ -243,14 +246,25 @@ class _Writing:
         self.estimated += len(huge)
         over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         if over and self.limits.on_overlength == "truncate":
-            cut = self.encode(
-                {name: [values[i] for i in over] for name, values in texts.items()}, self.limits.max_tokens
-            )
+            longer = {name: [values[i] for i in over] for name, values in texts.items()}
+            cut = self.encode(longer, self.limits.max_tokens)
             for name, values in tokens.items():
                 for place, i in enumerate(over):
                     values[i] = cut[name][place]
             assert all(len(row) <= self.limits.max_tokens for row in tokens["input_ids"])
         return tokens, full
+
+    def _split(self, columns: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+        """Tokens and columns, a row for each window of a text that is too long for one."""
+        tokens, source, parts = self.encode.windows(columns["text"], self.limits.max_tokens)  # type: ignore[attr-defined]
+        windows = Counter(source)
+        long = [number for number, count in windows.items() if count > 1]
+        self.over_rows += len(long)
+        self.over_lines += [
+            f"{columns['file'][i]}:{columns['line'][i]}" for i in long[: SHOWN_LINES - len(self.over_lines)]
+        ]
+        columns = {name: [values[number] for number in source] for name, values in columns.items()}
+        return tokens, {**columns, "text": parts}
 
     def _report(self) -> dict[str, Any]:
         lengths = np.frombuffer(self.lengths, dtype=np.int64)

@@ -95,7 +95,7 @@ def _lengths(facts: dict[str, Any]) -> list[str]:
     tokens, over = facts["tokens"], facts["overlength"]
     line = f"tokens: median {tokens['p50']}, 95 of 100 rows at most {tokens['p95']}, longest {tokens['max']}"
     if over["rows"]:
-        done = {"truncate": "cut", "drop": "dropped"}[over["policy"]]
+        done = {"truncate": "cut", "drop": "dropped", "split": "made several"}[over["policy"]]
         line += f"; {over['rows']:,} rows ({over['share']:.1%}) {done} at {over['max_tokens']}"
         line += f", {over['tokens_lost']:,} tokens lost"
     lines = [line]

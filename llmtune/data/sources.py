@@ -32,7 +32,7 @@ class Source:
     """One thing to read rows from."""
 
     format: str
-    """csv, tsv, text, json, jsonl, parquet, text_folders or hub"""
+    """csv, tsv, text, lines, json, jsonl, parquet, text_folders or hub"""
     shown: str
     """as the user wrote it: what messages and the column `file` say"""
     path: Path = Path()
@@ -114,6 +114,8 @@ def _file(where: str, path: Path, shown: str, format: str) -> Source:
         )
     if path.stat().st_size == 0:
         raise DataError(Fault(where, f"{shown!r} is empty (0 bytes)"))
+    if format == "lines" and found not in (None, "text"):
+        format = "auto"  # a name that tells another format is believed
     return Source(found or "csv" if format in ("auto", "text_folders") else format, shown, path)
 
 

@@ -55,6 +55,8 @@ def open_table(source: Source, settings: DataSettings, known: set[str]) -> Table
         table = _parquet(source)
     elif source.format == "text_folders":
         table = _text_folders(source, settings)
+    elif source.format == "lines":
+        table = _text_lines(source, settings)
     else:
         encoding = find_encoding(source.path, source.shown, settings.encoding)
         reader = {"csv": _delimited, "tsv": _delimited, "text": _delimited, "json": _json, "jsonl": _json}[
@@ -269,3 +271,17 @@ def _text_folders(source: Source, settings: DataSettings) -> Table:
 
     classes = [folder.name for folder in folders]
     return Table(source.shown, ["text", "label"], 2, rows, found={"classes": classes}, fixed=True)
+
+
+def _text_lines(source: Source, settings: DataSettings) -> Table:
+    """One text a line, whatever marks stand in it; empty lines are passed over."""
+    encoding = find_encoding(source.path, source.shown, settings.encoding)
+
+    def rows() -> Iterator[Line]:
+        with reading(source.shown, encoding.name), open_text(source.path, encoding) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield source.shown, number, [line.strip()], None
+
+    found = {"encoding": encoding.said, "layout": "one text a line"}
+    return Table(source.shown, ["text"], 1, rows, found=found, fixed=True)
