@@ -17,7 +17,7 @@ from llmtune.core.ranges import one_of
 class QLora:
     name: str
     bits: int
-    kind: str
+    format: str
     double: bool
     rank: int
     alpha: float
@@ -27,7 +27,7 @@ class QLora:
 
     def __post_init__(self) -> None:
         one_of("bits", self.bits, (4, 8))
-        one_of("kind", self.kind, ("nf4", "fp4"))
+        one_of("format", self.format, ("nf4", "fp4"))
         check_low_rank(self)
 
     def build(self, parts: Parts | None) -> QuantisedTuner:
@@ -65,7 +65,7 @@ class QLora:
 
         compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[machine.precision]
         return BitsAndBytesConfig(
-            load_in_4bit=self.bits == 4, load_in_8bit=self.bits == 8, bnb_4bit_quant_type=self.kind,
+            load_in_4bit=self.bits == 4, load_in_8bit=self.bits == 8, bnb_4bit_quant_type=self.format,
             bnb_4bit_use_double_quant=self.double, bnb_4bit_compute_dtype=compute,
             llm_int8_skip_modules=head_modules(shape, shape.base_model_prefix),
         )  # fmt: skip
