@@ -45,7 +45,7 @@ class Freezing:
                 if name not in names:
                     parameter.grad = None
             self.trainable = names
-            self.untouched.forget(names)
+            self.untouched.forget(self._moving())
             self.set_modes()
         return changed
 
@@ -70,7 +70,7 @@ class Freezing:
 
     def remember(self) -> None:
         """Before the first step: keep the hashes of all that does not train, for the proof at the end."""
-        self.untouched.remember(self.trainable or ())
+        self.untouched.remember(self._moving())
 
     def counts(self) -> list[tuple[str, int, int]]:
         """(place, parameters, trainable ones) from the bottom to the top, for places that have any."""
@@ -103,6 +103,10 @@ class Freezing:
             places = self._places(self.names_at(step))
             lines.append({"step": step, "places": [place for place in self.layers.order if place in places]})
         return lines
+
+    def _moving(self) -> frozenset[str]:
+        """What may change: all that trains, and the counts that an adapter keeps beside its weights (AdaLoRA's ranks)."""
+        return (self.trainable or frozenset()) | (self.layers.fixed & self.layers.adapters)
 
     def _places(self, names: Iterable[str]) -> set[str]:
         return {self.layers.places[name] for name in names}
