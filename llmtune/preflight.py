@@ -78,11 +78,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     tokenizer = _tokenizer(config, raw, model_config, console)
     max_tokens = _max_tokens(config, model_config, tokenizer)
     encoded = _encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
-    task.set_loss(
-        label_smoothing=config.train.label_smoothing,
-        class_weights=config.train.class_weights,
-        targets=labels.targets["train"],
-    )
+    task.set_loss(config.train, labels.targets["train"])
     feeds = _own_feeds(config, tokenizer, max_tokens, console, stop)
     network = _on_meta(config, task, model_config, tokenizer)
     _refuse_strange_ids(config, network, encoded.splits)

@@ -148,6 +148,8 @@ class TrainSettings:
     grad_noise: float
     label_smoothing: float
     class_weights: str | dict[str, float]
+    effective_beta: float
+    focal_gamma: float
     gradient_checkpointing: bool
     ema: float | None
     swa: float | None
@@ -184,7 +186,10 @@ class TrainSettings:
         at_least("grad_noise", self.grad_noise, 0)
         between("label_smoothing", self.label_smoothing, 0, 0.99)
         if isinstance(self.class_weights, str):
-            one_of("class_weights", self.class_weights, ("none", "balanced", "'{NAME: WEIGHT, ...}' (in quotes)"))
+            one_of("class_weights", self.class_weights,
+                   ("none", "balanced", "effective", "'{NAME: WEIGHT, ...}' (in quotes)"))  # fmt: skip
+        between("effective_beta", self.effective_beta, 0, 0.999999)
+        at_least("focal_gamma", self.focal_gamma, 0)
         between("ema", self.ema, 0, 0.99999)
         between("swa", self.swa, 0, 0.9999)
         if self.ema is not None and self.swa is not None:

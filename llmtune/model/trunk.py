@@ -32,7 +32,10 @@ class Trunk:
         self._asked = {f"output_{word}": True for word in wants}
         self._compute = self.backbone.forward
         self._outputs: dict[str, Any] = {}
+        self._logits: dict[str, torch.Tensor] = {}
         self._view: str | None = None
+        self._kept: Any = None
+        """where the rows of the view at hand are in the prefix cache"""
         self.backbone.forward = self._answer
 
     def compile(self) -> None:
@@ -42,30 +45,39 @@ class Trunk:
     def reset(self) -> None:
         """Forget the last micro-batch."""
         self._outputs.clear()
+        self._logits.clear()
 
     def logits(self, view: str, batch: Batch) -> torch.Tensor:
-        """The task head's logits_BC of a view."""
-        return self.through(self.model, view, batch).logits
+        """The task head's logits_BC of a view: the same tensor for all objectives that ask."""
+        if view not in self._logits:
+            self._logits[view] = self.through(self.model, view, batch).logits
+        return self._logits[view]
 
     def through(self, head_model: nn.Module, view: str, batch: Batch) -> Any:
         """The output of a Hugging Face head model, whose backbone module is this trunk's, for a view."""
-        with self._showing(view):
+        with self._showing(view, batch):
             return head_model(**batch.views[view])
 
     def output(self, view: str, batch: Batch) -> Any:
         """The backbone's ModelOutput of a view, from the store if any head already asked for it."""
         if view not in self._outputs:
-            with self._showing(view):
+            with self._showing(view, batch):
                 self.backbone(**batch.views[view])
         return self._outputs[view]
 
     def again(self, view: str, batch: Batch, name: str = "again") -> torch.Tensor:
         """logits_BC of a fresh run of the task model on a view, with dropout of its own; never stored."""
         self._seed(f"{view}/{name}")
-        return self.model(**batch.views[view]).logits
+        with self._reading(view, batch):
+            return self.model(**batch.views[view]).logits
+
+    def evaluated(self, batch: Batch) -> torch.Tensor:
+        """logits_BC of the clean view, run afresh: what an evaluation asks for."""
+        with self._reading("clean", batch):
+            return self.model(**batch.views["clean"]).logits
 
     def perturbed(self, view: str, batch: Batch, change: Change, name: str = "perturbed") -> torch.Tensor:
-        """`again`, with `change` applied to the word embeddings embedded_BTD.
+        """`again`, with `change` applied to the word embeddings embedded_BTD; the whole backbone is run.
 
         An encoder-decoder looks its decoder's words up in the same table; only the first look-up is changed.
         """
@@ -76,17 +88,29 @@ class Trunk:
 
         handle = self.model.get_input_embeddings().register_forward_hook(hook)  # type: ignore[operator]
         try:
-            return self.again(view, batch, name)
+            self._seed(f"{view}/{name}")
+            return self.model(**batch.views[view]).logits
         finally:
             handle.remove()
 
     @contextmanager
-    def _showing(self, view: str) -> Iterator[None]:
+    def _showing(self, view: str, batch: Batch) -> Iterator[None]:
+        """The backbone is asked for this view, and its output is stored."""
         self._view = view
+        try:
+            with self._reading(view, batch):
+                yield
+        finally:
+            self._view = None
+
+    @contextmanager
+    def _reading(self, view: str, batch: Batch) -> Iterator[None]:
+        """The backbone is asked for this view: what the prefix cache has of its rows need not be computed."""
+        self._kept = batch.kept if view == "clean" else None
         try:
             yield
         finally:
-            self._view = None
+            self._kept = None
 
     def _seed(self, view: str) -> None:
         """Dropout is a function of where it is drawn, so a resumed step, or a second pass, draws the same."""
@@ -95,8 +119,14 @@ class Trunk:
 
     def _answer(self, *args: Any, **kwargs: Any) -> Any:
         if self._view is None:  # evaluation, export, or a fresh run
-            return self._compute(*args, **kwargs)
+            return self._run(*args, **kwargs)
         if self._view not in self._outputs:
             self._seed(self._view)
-            self._outputs[self._view] = self._compute(*args, **{**kwargs, **self._asked})
+            self._outputs[self._view] = self._run(*args, **{**kwargs, **self._asked})
         return self._outputs[self._view]
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self._kept is None:
+            return self._compute(*args, **kwargs)
+        with self._kept.standing_in():
+            return self._compute(*args, **kwargs)

@@ -56,6 +56,7 @@ class ClassificationTask:
         self.problem_type = settings.problem_type
         self.labels: LabelTable | None = None
         self.label_smoothing = 0.0
+        self.focal_gamma = 0.0
         self._class_weights_C: torch.Tensor | None = None
 
     # ---- data ----
@@ -128,58 +129,91 @@ class ClassificationTask:
             values["label2id"] = {name: i for i, name in enumerate(self.labels.names)}
         return values
 
-    def set_loss(self, *, label_smoothing: float, class_weights: Any, targets: Sequence[Any]) -> None:
-        """Settle smoothing and class weights (`balanced`: rows / (classes x rows of the class)).
+    def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
+        """Settle smoothing, class weights and focus from the `train` settings; `targets`: those of all train rows.
 
         Raises:
-            ConfigError: weights of unknown classes, or for a task without single labels.
+            ConfigError: weights of unknown classes, or settings for a task of another kind.
         """
         import torch
 
-        if self.problem_type != "single_label" and (label_smoothing or class_weights != "none"):
-            raise ConfigError(
-                Fault("train.label_smoothing / train.class_weights", f"set for {self.problem_type}",
-                      "these two are for rows with one label")
-            )  # fmt: skip
-        self.label_smoothing = label_smoothing
-        if class_weights == "none" or self.labels is None:
-            return
-        if class_weights == "balanced":
-            counts_C = torch.bincount(torch.tensor(targets), minlength=self.num_outputs).clamp(min=1)
-            self._class_weights_C = len(targets) / (self.num_outputs * counts_C)
-            return
-        unknown = [name for name in class_weights if name not in self.labels.names]
-        if unknown:
-            raise ConfigError(*(
-                Fault("train.class_weights", f"no class {name!r}", f"classes: {', '.join(self.labels.names)}")
-                for name in unknown
-            ))  # fmt: skip
-        self._class_weights_C = torch.tensor([float(class_weights.get(name, 1.0)) for name in self.labels.names])
+        from llmtune.task.losses import class_weights
 
-    def count(self, targets: Mapping[str, torch.Tensor]) -> float:
-        """Items of a batch's loss: rows, their class weights, or rows x labels."""
-        label = targets["label"]
-        if self._class_weights_C is not None:
-            return float(self._class_weights_C[label.cpu()].sum())
-        return float(label.numel())
-
-    def loss(self, logits_BC: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:
-        """Sum of the cross-entropy, the binary cross-entropy or the squared error over a batch."""
-        import torch
-        from torch.nn import functional as F
-
-        label = targets["label"]
-        logits_BC = logits_BC.float()
-        if self.problem_type == "single_label":
-            weights_C = self._class_weights_C.to(logits_BC.device) if self._class_weights_C is not None else None
-            total = F.cross_entropy(
-                logits_BC, label, weight=weights_C, reduction="sum", label_smoothing=self.label_smoothing
+        chosen = options.class_weights
+        single = {"label_smoothing": options.label_smoothing, "class_weights": chosen != "none"}
+        faults = [
+            Fault(f"train.{key}", f"set for {self.problem_type}", "for rows with one label", f"type train.{key}={off}")
+            for key, off in (("label_smoothing", "0"), ("class_weights", "none"))
+            if single[key] and self.problem_type != "single_label"
+        ]
+        if options.focal_gamma and self.problem_type == "regression":
+            faults.append(
+                Fault("train.focal_gamma", "set for regression", "for rows with labels", "type train.focal_gamma=0")
             )
-        elif self.problem_type == "multi_label":
-            total = F.binary_cross_entropy_with_logits(logits_BC, label, reduction="sum")
-        else:
-            total = F.mse_loss(logits_BC.squeeze(-1), label, reduction="sum")
+        names = self.labels.names if self.labels else []
+        if isinstance(chosen, Mapping) and not faults:
+            faults += [
+                Fault("train.class_weights", f"no class {name!r}", f"classes: {', '.join(names)}")
+                for name in chosen
+                if name not in names
+            ]
+        if faults:
+            raise ConfigError(*faults)
+        self.label_smoothing, self.focal_gamma = options.label_smoothing, options.focal_gamma
+        if isinstance(chosen, Mapping):
+            self._class_weights_C = torch.tensor([float(chosen.get(name, 1.0)) for name in names])
+        elif chosen != "none":
+            self._class_weights_C = class_weights(chosen, targets, self.num_outputs, options.effective_beta)
+
+    def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float:
+        """Items of a batch's loss: rows, their class weights, or rows x labels; each row counts by its share."""
+        label = targets["label"].cpu()
+        items_B = self._weights(label)
+        return float((items_B if share_B is None else items_B * share_B.cpu()).sum())
+
+    def loss(
+        self, logits_BC: torch.Tensor, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None
+    ) -> Loss:
+        """Sum of the cross-entropy, the binary cross-entropy or the squared error over a batch.
+
+        share_B: by how much each row counts; None: as one.
+        """
+        import torch
+
+        from llmtune.task.losses import loss_by_row
+
+        weights_C = self._class_weights_C.to(logits_BC.device) if self._class_weights_C is not None else None
+        losses_B = loss_by_row(
+            self.problem_type, logits_BC.float(), targets["label"], weights_C=weights_C,
+            label_smoothing=self.label_smoothing, focal_gamma=self.focal_gamma,
+        )  # fmt: skip
+        total = (losses_B if share_B is None else losses_B * share_B).sum()
+        return Loss(total, torch.tensor(self.count(targets, share_B), device=total.device))
+
+    def divergence(
+        self, first_BC: torch.Tensor, second_BC: torch.Tensor, targets: Mapping[str, torch.Tensor]
+    ) -> Loss:
+        """Sum over a batch of how far two predictions are apart: symmetric KL, or the squared difference of numbers.
+
+        Counted as `loss` is: a row has the weight of its class.
+        """
+        import torch
+
+        from llmtune.task.losses import divergence_by_row
+
+        apart_B = divergence_by_row(self.problem_type, first_BC.float(), second_BC.float())
+        if self._class_weights_C is not None:
+            apart_B = apart_B * self._class_weights_C.to(apart_B.device)[targets["label"]]
+        total = apart_B.sum()
         return Loss(total, torch.tensor(self.count(targets), device=total.device))
+
+    def _weights(self, label: torch.Tensor) -> torch.Tensor:
+        """Items that each row stands for: (B,), on the CPU."""
+        import torch
+
+        if self._class_weights_C is not None:
+            return self._class_weights_C[label]
+        return torch.full((len(label),), float(label[0].numel() if len(label) else 1))
 
     # ---- results ----
 
