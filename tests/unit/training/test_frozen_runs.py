@@ -87,3 +87,17 @@ def test_a_frozen_tensor_that_moved_fails_the_run(stop_after: int | None, rows: 
         finished(trainer, prepared, tmp_path / "run")
     assert not (tmp_path / "run/model").exists()
     assert not (tmp_path / "run/result.json").exists()
+
+
+def test_checkpoints_of_activations_let_no_gradient_below(rows: list[str], tmp_path: Path) -> None:
+    words = ("train.gradient_checkpointing=true", "freeze_policy=top_layers", "freeze_policy.layers=1")
+    prepared = prepared_of(*TINY, *rows, *WORDS, *words)
+    trainer = trainer_of(prepared, tmp_path / "run")
+    bert = trainer.composite.model.bert
+    seen: list[bool] = []
+    for module in (bert.embeddings, bert.encoder.layer[0], bert.encoder.layer[1]):
+        module.register_forward_hook(
+            lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out).requires_grad)
+        )
+    trainer.stepper.run(0, trainer.feed.at(0), 1e-3, lambda: False)
+    assert seen[:3] == [False, False, True]
