@@ -85,6 +85,31 @@ class PooledObjective(Objective, Protocol):
     def compare(self, items_RD: torch.Tensor, keys: Mapping[str, torch.Tensor]) -> Loss: ...
 
 
+class Balance(Protocol):
+    """Weighs the objectives against each other, by what was seen if it is a Follower.
+
+    It may also have `combine(step, gradients) -> gradient`: then it makes the gradient out of those of the
+    objectives, which are lists of tensors or None, one for each parameter that trains, their weights in them.
+    """
+
+    learns: bool
+    """do the weights change by what was seen?"""
+    watched: Sequence[frozenset[str]]
+    """groups of parameters: on the first of them in which any trains the gradient of each objective is taken by
+    itself (StepResult.norms); empty: on none"""
+
+    def weights(self, given: Mapping[str, float]) -> dict[str, float]:
+        """By objective, of the weights that objectives have of their own in this step."""
+
+
+class Sampling(Protocol):
+    """Which sets of rows a step reads. It may have `follow_scores(step, scores)`, called after each evaluation with
+    scores by set; state that it keeps decides what the next step reads, so `pick` changes nothing."""
+
+    def pick(self, step: int) -> dict[str, int]:
+        """Name of a feed -> which step of its own order."""
+
+
 class FreezePolicy(Protocol):
     changes: bool
     """does `trainable` depend on the step?"""

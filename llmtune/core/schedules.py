@@ -102,17 +102,28 @@ def weight_points(value: float | str) -> list[tuple[float, float]]:
     return points
 
 
-def weight_schedule(value: float | str, num_steps: int) -> Callable[[int], float]:
+@dataclass(frozen=True)
+class WeightSchedule:
     """The weight of an objective as a function of the step: linear between its points, level before and after."""
-    points = weight_points(value)
 
-    def weight(step: int) -> float:
-        share = step / max(1, num_steps)
-        for (left, low), (right, high) in itertools.pairwise(points):
+    points: list[tuple[float, float]]
+    """(share of the run, weight), rising"""
+    num_steps: int
+
+    @property
+    def changes(self) -> bool:
+        return len({height for _, height in self.points}) > 1
+
+    def __call__(self, step: int) -> float:
+        share = step / max(1, self.num_steps)
+        for (left, low), (right, high) in itertools.pairwise(self.points):
             if share <= left:
                 return low
             if share < right:
                 return low + (high - low) * (share - left) / (right - left)
-        return points[-1][1]
+        return self.points[-1][1]
 
-    return weight
+
+def weight_schedule(value: float | str, num_steps: int) -> WeightSchedule:
+    """Of a number, or of text such as "0:1, 0.5:0.2" (see weight_points)."""
+    return WeightSchedule(weight_points(value), num_steps)

@@ -1,0 +1,105 @@
+"""Rows read and encoded: the task's, and those that objectives bring besides."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llmtune.config.settings import Config
+from llmtune.core.errors import ConfigError, Fault, UserError
+from llmtune.core.parts import FeedRows, FeedWanted
+from llmtune.run.console import Console
+from llmtune.run.signals import StopRequest
+
+
+def all_of(*stages: Callable[[], Any]) -> list[Any]:
+    """The results of independent stages; the faults of all of them in one error."""
+    results: list[Any] = []
+    faults: list[Fault | str] = []
+    first: UserError | None = None
+    for stage in stages:
+        try:
+            results.append(stage())
+        except UserError as error:
+            first = first or error
+            faults += error.faults
+    if first is not None:
+        raise type(first)(*faults)
+    return results
+
+
+def read(config: Config, task: Any, console: Console, stop: StopRequest) -> tuple[Any, Any]:
+    """Raw rows by split, and what `task` made of their labels. Raises UserError."""
+    from llmtune.data.rows import read_splits
+
+    data = config.data
+    named = [split for split in ("train", "validation", "test") if getattr(data, split) not in (None, [])]
+    shipped = [split for split in named if str(getattr(data, split)).startswith("builtin:")]
+    if shipped and len(shipped) < len(named):
+        own = [split for split in named if split not in shipped]
+        raise ConfigError(*(
+            Fault(f"data.{split}", f"{getattr(data, split)} beside the shipped rows of data={data.name}",
+                  "files of your own go with data=files", f"data=files data.{split}={getattr(data, split)}")
+            for split in own
+        ))  # fmt: skip
+    raw = read_splits(data, task.roles, should_stop=lambda: bool(stop), offline=config.offline, log=console.note)
+    return raw, task.read_labels(raw, data.label_names, data.label_delimiter)
+
+
+def encode(
+    config: Config, task: Any, raw: Any, labels: Any, tokenizer: Any, max_tokens: int, console: Console,
+    stop: StopRequest,
+) -> Any:  # fmt: skip
+    """The rows as token ids and targets, from the cache where they are there already."""
+    from llmtune.data.cache import code_version
+    from llmtune.data.encode import Limits, encode_splits
+    from llmtune.model.backbone import tokenizer_sha
+
+    data = config.data
+    key_parts = {
+        "tokenizer": tokenizer_sha(tokenizer),
+        "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
+    }
+    return encode_splits(
+        raw, task.encoder(tokenizer), key_parts, targets=labels.targets,
+        limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
+        cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
+    )  # fmt: skip
+
+
+def own_feeds(
+    config: Config, tokenizer: Any, max_tokens: int, console: Console, stop: StopRequest
+) -> dict[str, FeedRows]:
+    """The encoded rows that objectives bring besides the task's, by the name of their feed."""
+    from llmtune.data.report import data_report
+
+    def fetch(wanted: FeedWanted) -> FeedRows:
+        asked = dataclasses.replace(config, data=wanted.data)
+        with _naming(wanted.where):
+            raw, labels = read(asked, wanted.reader, console, stop)
+            encoded = encode(asked, wanted.reader, raw, labels, tokenizer, max_tokens, console, stop)
+        return FeedRows(
+            splits=encoded.splits, reader=wanted.reader, fingerprint=encoded.fingerprint,
+            batch_rows=wanted.batch_rows, batch_tokens=wanted.batch_tokens, report=data_report(raw, labels, encoded),
+        )  # fmt: skip
+
+    parts = [part for part in config.objective.values() if hasattr(part, "feeds")]
+    wanted = {name: feed for part in parts for name, feed in part.feeds(config).items()}
+    return dict(zip(wanted, all_of(*(functools.partial(fetch, feed) for feed in wanted.values()))))
+
+
+@contextlib.contextmanager
+def _naming(where: str | None) -> Iterator[None]:
+    """Faults that name keys of `data` name those below `where`, where the same settings were given."""
+    try:
+        yield
+    except UserError as error:
+        if where is None:
+            raise
+        moved = [re.sub(r"\bdata\.(columns\.)?", f"{where}.", str(fault)) for fault in error.faults]
+        raise type(error)(*moved) from error
