@@ -29,7 +29,7 @@ class Lion:
     power: float
     decay_share: float
     cycles: int
-    auto_lr_factor: ClassVar[float] = 0.1
+    auto_lr_factor: ClassVar[float] = 0.3
     """lr=auto: times what the model recommends for AdamW, whose steps are smaller than its lr in most weights"""
 
     def __post_init__(self) -> None:

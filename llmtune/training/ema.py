@@ -65,10 +65,10 @@ class WeightAverage:
         rate = self.rate(step)
         if rate == 0:
             return
+        if self.average:
+            torch._foreach_lerp_(list(self.average.values()), [self.parameters[name] for name in self.average], rate)
         for name, parameter in self.parameters.items():
-            if name in self.average:
-                self.average[name].lerp_(parameter, rate)
-            elif parameter.requires_grad:
+            if parameter.requires_grad and name not in self.average:
                 self.average[name] = parameter.detach().clone()
 
     @contextmanager
