@@ -34,8 +34,9 @@ class Muon:
     power: float
     decay_share: float
     cycles: int
-    auto_lr_factor: ClassVar[float] = 1.0
-    """lr=auto: times what the model recommends for AdamW, whose size of step Muon's is scaled to"""
+    auto_lr_factor: ClassVar[float] = 3.0
+    """lr=auto: times what the model recommends for AdamW. Muon's steps are scaled to what AdamW's are late in a long
+    run, and fine-tuning is the start of one"""
 
     def __post_init__(self) -> None:
         check_common(self)

@@ -8,7 +8,7 @@ from llmtune.plan import peak_lr
 from tests.tiny import config_of
 
 FACTORS = {
-    "adamw": 1, "adam": 1, "adamw_8bit": 1, "adafactor": 1, "muon": 1, "lion": 0.3, "schedule_free_adamw": 2,
+    "adamw": 1, "adam": 1, "adamw_8bit": 1, "adafactor": 1, "muon": 3, "lion": 0.3, "schedule_free_adamw": 2,
     "sgd": 300,
 }  # fmt: skip
 
