@@ -105,7 +105,7 @@ class Freezing:
         return lines
 
     def _moving(self) -> frozenset[str]:
-        """What may change: all that trains, and the counts that an adapter keeps beside its weights (AdaLoRA's ranks)."""
+        """All that trains, and what an adapter counts beside its weights (AdaLoRA's ranks)."""
         return (self.trainable or frozenset()) | (self.layers.fixed & self.layers.adapters)
 
     def _places(self, names: Iterable[str]) -> set[str]:
