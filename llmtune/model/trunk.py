@@ -80,6 +80,8 @@ class Trunk:
         """`again`, with `change` applied to the word embeddings embedded_BTD; the whole backbone is run.
 
         An encoder-decoder looks its decoder's words up in the same table; only the first look-up is changed.
+
+        name: where dropout derives from; "": that of the view itself.
         """
         turns = iter((change,))
 
@@ -88,7 +90,7 @@ class Trunk:
 
         handle = self.model.get_input_embeddings().register_forward_hook(hook)  # type: ignore[operator]
         try:
-            self._seed(f"{view}/{name}")
+            self._seed(f"{view}/{name}" if name else view)
             return self.model(**batch.views[view]).logits
         finally:
             handle.remove()

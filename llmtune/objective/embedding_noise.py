@@ -16,6 +16,10 @@ from llmtune.core.protocols import Views
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 
+Make = Callable[[torch.Tensor], torch.Tensor]
+"""word embeddings (B, T, D) -> what is added to them"""
+Measure = Callable[[torch.Tensor], torch.Tensor]
+"""logits (B, C) -> a sum over rows"""
 RISE = 16.0
 """length of a row's gradient at the logits: only directions count, and fp16 keeps those of this size"""
 
@@ -27,26 +31,29 @@ class Changes:
 
     Args:
         name: of the objective; where noise and dropout derive from.
+        dropout: "" draws that of the clean run; None: one of the objective's own.
     """
 
-    def __init__(self, name: str, trunk: Views, batch: Batch):
+    def __init__(self, name: str, trunk: Views, batch: Batch, *, dropout: str | None = None):
         self.name, self.trunk, self.batch = name, trunk, batch
+        self.dropout = name if dropout is None else dropout
         view = batch.views["clean"]
         ids_BT, mask_BT = view["input_ids"], view.get("attention_mask")
         self.real_BT1 = (torch.ones_like(ids_BT) if mask_BT is None else mask_BT).unsqueeze(-1).float()
         self.sizes_B11 = torch.ones(())
-        """length of each row's embeddings, once `searched` has seen them"""
+        """length of each row's embeddings, as the model saw them last"""
 
-    def logits(self, change_BTD: torch.Tensor) -> torch.Tensor:
-        """The task's logits_BC with the change added to the word embeddings; no gradient goes into the change."""
+    def logits(self, make: Make) -> torch.Tensor:
+        """The task's logits_BC with `make(embedded_BTD)` added to the word embeddings; it takes no gradient."""
 
         def change(embedded_BTD: torch.Tensor) -> torch.Tensor:
-            return embedded_BTD + change_BTD.to(embedded_BTD.dtype)
+            self.sizes_B11 = lengths(embedded_BTD.detach() * self.real_BT1).float()
+            return embedded_BTD + make(embedded_BTD).detach().to(embedded_BTD.dtype)
 
-        return self.trunk.perturbed("clean", self.batch, change, self.name)
+        return self.trunk.perturbed("clean", self.batch, change, self.dropout)
 
-    def searched(self, make: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for the change `make(embedded_BTD)`, and that change as a leaf which takes gradients."""
+    def searched(self, make: Make) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the change as a leaf that takes gradients."""
         made: list[torch.Tensor] = []
 
         def change(embedded_BTD: torch.Tensor) -> torch.Tensor:
@@ -54,7 +61,12 @@ class Changes:
             made.append(make(embedded_BTD).detach().requires_grad_())
             return embedded_BTD + made[0].to(embedded_BTD.dtype)
 
-        return self.trunk.perturbed("clean", self.batch, change, self.name), made[0]
+        return self.trunk.perturbed("clean", self.batch, change, self.dropout), made[0]
+
+    def within_ball(self, embedded_BTD: torch.Tensor, radius: float) -> torch.Tensor:
+        """Uniform noise, at most `radius` times as long as the row's embeddings (FreeLB's start)."""
+        num_B11 = self.real_BT1.sum(1, keepdim=True) * embedded_BTD.shape[-1]
+        return self.uniform(embedded_BTD) * (radius * self.sizes_B11 / num_B11.sqrt())
 
     def uniform(self, embedded_BTD: torch.Tensor) -> torch.Tensor:
         """From -1 to 1 at each row's real tokens, whatever batch the row is in; 0 at padding. (B, T, D)"""
@@ -89,6 +101,18 @@ class Changes:
     def within(self, change_BTD: torch.Tensor, radius: float) -> torch.Tensor:
         """The change, shortened to `radius` times the length of the row's embeddings where it is longer."""
         return change_BTD * (radius * self.sizes_B11 / lengths(change_BTD).clamp(min=1e-30)).clamp(max=1.0)
+
+    def climb(self, make: Make, measure: Measure, *, steps: int, step_size: float, radius: float) -> Make:
+        """Where `steps` steps uphill in `measure(logits_BC)` lead, from `make` on, none of them out of the ball."""
+        for _ in range(steps):
+            logits_BC, at_BTD = self.searched(make)
+            uphill_BTD = self.uphill(measure(logits_BC), logits_BC, at_BTD)
+            make = fixed(self.within(at_BTD.detach() + step_size * uphill_BTD, radius))
+        return make
+
+
+def fixed(change_BTD: torch.Tensor) -> Make:
+    return lambda embedded_BTD: change_BTD
 
 
 def lengths(rows: torch.Tensor) -> torch.Tensor:

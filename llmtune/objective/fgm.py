@@ -40,6 +40,9 @@ def total_loss(task: Any, epsilon: float, trunk: Views, batch: Batch) -> torch.T
     from llmtune.objective.embedding_noise import Changes
 
     changes = Changes("fgm", trunk, batch)
-    logits_BC, zero_BTD = changes.searched(torch.zeros_like)
-    uphill_BTD = changes.uphill(task.loss(logits_BC, batch.targets).total, logits_BC, zero_BTD)
-    return task.loss(changes.logits(epsilon * uphill_BTD), batch.targets).total
+
+    def loss(logits_BC: torch.Tensor) -> torch.Tensor:
+        return task.loss(logits_BC, batch.targets).total
+
+    moved = changes.climb(torch.zeros_like, loss, steps=1, step_size=epsilon, radius=epsilon)
+    return loss(changes.logits(moved))
