@@ -104,7 +104,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
 
 def _check_parts(config: Config, prospect: Prospect) -> None:
     """The faults that the parts of a run find in what they are put together with."""
-    parts = [config.freeze_policy, config.optimizer, config.adapter, *config.objective.values()]
+    parts = [config.task, config.freeze_policy, config.optimizer, config.adapter, *config.objective.values()]
     _all_of(*(functools.partial(part.check, prospect) for part in parts if hasattr(part, "check")))
 
 
@@ -279,7 +279,7 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
     except (ValueError, KeyError, ImportError) as error:
         raise ModelError(
             Fault("model", f"{config.model.name} ({shape.model_type}) with model.attention={config.model.attention} "
-                  f"can't serve task={config.task.name}", str(error).split("\n")[0][:200])
+                  f"can't serve task={config.task.name}", getattr(task, "fits", str(error).split("\n")[0][:200]))
         ) from error  # fmt: skip
     if config.train.gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise ConfigError(

@@ -60,7 +60,7 @@ def train(config: Config, cfg: Any, typed: list[str]) -> int:
             console.note(f"{type(error).__name__}: {error}")
         raise
     run.update(status="finished", ended_with=result["ended_by"])
-    for line in ending_lines(run.path, result, _columns(prepared)):
+    for line in ending_lines(run.path, result, _columns(prepared), getattr(prepared.task, "use", None)):
         console.say(line)
     return 0
 

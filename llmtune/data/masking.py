@@ -171,6 +171,19 @@ def _without_blanks(letter: str) -> bool:
     )  # fmt: skip
 
 
+def bytes_of_tokens(tokenizer: Any) -> np.ndarray | None:
+    """(V,) the bytes of text that each token stands for, of a byte-level tokenizer; None: another one."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    letters = _byte_letters()
+    if "\u0120" not in tokens or any(token.startswith("\u2581") for token in tokens):
+        return None
+    special = set(tokenizer.all_special_tokens)
+    return np.array([
+        0 if token in special else len(token) if all(letter in letters for letter in token) else len(token.encode())
+        for token in tokens
+    ])  # fmt: skip
+
+
 @cache
 def _byte_letters() -> dict[str, int]:
     """The byte that each letter of a byte-level vocabulary stands for: printable ones for themselves."""

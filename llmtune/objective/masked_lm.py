@@ -12,22 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from llmtune.core.errors import ConfigError, Fault, ModelError
+from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.protocols import Views
 from llmtune.core.ranges import between, one_of, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
+from llmtune.objective.language import refuse_idle_tokens, refuse_other_kinds
 
 if TYPE_CHECKING:
     from llmtune.data.masking import Masker
     from llmtune.model.language_head import LanguageHead
-
-FITS = {
-    "causal": "reads from left to right; objective causal_lm fits it",
-    "sequence": "is an encoder-decoder; objective denoising fits it",
-    None: "has no masked-language-model head in transformers",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +53,13 @@ class MaskedLm:
         if self.rows is None:
             return {}
         return {self.name: FeedWanted(
-            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens
+            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens,
+            where=f"objective.{self.name}.rows",
         )}  # fmt: skip
 
     def check(self, prospect: Prospect) -> None:
-        refuse_unmasked(f"objective.{self.name}", prospect)
-        if self.batch_tokens is not None and self.rows is None:
-            raise ConfigError(
-                Fault(f"objective.{self.name}.batch_tokens", f"{self.batch_tokens}, but it reads the task's rows",
-                      "only rows of its own have a size of their own", f"objective.{self.name}.batch_tokens=null")
-            )  # fmt: skip
+        refuse_other_kinds(f"objective.{self.name}", prospect, "masked")
+        refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
         if self.segmenter is not None and importlib.util.find_spec(self.segmenter) is None:
             raise ConfigError(
                 Fault(f"objective.{self.name}.segmenter", f"{self.segmenter} is not installed", "",
@@ -114,20 +106,6 @@ class MaskedLmLoss(nn.Module):
 
         hidden_BTD = trunk.output(self.view, batch).last_hidden_state
         return word_loss(self.head, hidden_BTD, batch.targets[self.name])
-
-
-def refuse_unmasked(where: str, prospect: Prospect) -> None:
-    """ModelError where the model can't be trained by hiding words."""
-    from llmtune.model.language_head import language_kind
-
-    kind = language_kind(prospect.model_config)
-    if kind != "masked":
-        raise ModelError(
-            Fault(where, f"{prospect.model_config.model_type} {FITS[kind]}", "an encoder (BERT, RoBERTa, ...)",
-                  "model=minilm, or leave this objective out")
-        )  # fmt: skip
-    if prospect.tokenizer.mask_token_id is None:
-        raise ModelError(Fault(where, "the tokenizer has no mask token", "one is needed", "another model"))
 
 
 def _segmenter(name: str | None) -> Any:

@@ -67,8 +67,8 @@ def starting_lines(prepared: Any, loaded: Any, trial: Any, machine: Any) -> list
     return lines
 
 
-def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str]) -> list[str]:
-    """Path, score, and the command that uses the model."""
+def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str], use: str | None = None) -> list[str]:
+    """Path, score, and the command that uses the model; `use`: another way to use it, which names DIR."""
     metric, best = result["metric"], result["best"]
     lines = [""]
     if best["score"] is not None:
@@ -79,6 +79,8 @@ def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str]) -> li
     if result.get("majority") is not None:
         lines.append(f"      (always the most frequent label: accuracy {result['majority']:.4f})")
     path = shlex.quote(str(run))
+    if use is not None:
+        return [*lines, f"run folder: {path}", f"use it: {use.replace('DIR', path)}"]
     return [
         *lines,
         f"run folder: {path}",
