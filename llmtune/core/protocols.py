@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -108,6 +110,30 @@ class Sampling(Protocol):
 
     def pick(self, step: int) -> dict[str, int]:
         """Name of a feed -> which step of its own order."""
+
+
+class Adapter(Protocol):
+    """New weights that train in place of the model's own.
+
+    The settings' `build(parts)` takes None for the shape alone: on the meta device, or for weights that are read next.
+    """
+
+    merges: bool
+    """can it be folded into the model's weights?"""
+    stands_alone: bool
+    """does what `save` writes make the trained model of the base model, by peft alone?"""
+
+    def wrap(self, network: Any) -> Any:
+        """Put it into the Hugging Face task model, in place, before anything else looks at that."""
+
+    def terms(self) -> dict[str, Objective]:
+        """Losses that belong to it, by name."""
+
+    def plain(self, network: Any) -> AbstractContextManager[Any]:
+        """Meanwhile the network as transformers knows it: the adapter is folded in, or away."""
+
+    def save(self, network: Any, folder: Path, base: str | None) -> None:
+        """Write the adapter by itself; `base`: where the model under it came from."""
 
 
 class FreezePolicy(Protocol):

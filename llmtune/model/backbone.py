@@ -115,7 +115,8 @@ def check_weights(settings: ModelSettings) -> None:
     """Look at the files of a local folder without loading them.
 
     Raises:
-        ModelError: it holds no weights, or a safetensors file that is cut short.
+        ModelError: it holds no weights, a safetensors file that is cut short, or only half of a model: the weights
+            under an adapter that can't be folded in.
     """
     folder = Path(_path(settings))
     if settings.path is None or not folder.is_dir():
@@ -123,6 +124,13 @@ def check_weights(settings: ModelSettings) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files and not list(folder.glob("pytorch_model*.bin")):
         raise ModelError(Fault("model.path", f"no weights in {settings.path}", "model.safetensors beside config.json"))
+    card = folder / "llmtune.json"  # of a run of ours
+    kept = json.loads(card.read_text(encoding="utf-8")).get("adapter") if card.is_file() else None
+    if kept and not kept["merged"]:
+        raise ModelError(
+            Fault("model.path", f"{settings.path} was trained with adapter={kept['settings']['name']}, which is no "
+                  "part of its weights", "the model under that adapter, or one whose adapter is folded in")
+        )  # fmt: skip
     for file in files:
         try:
             with safe_open(file, framework="pt"):

@@ -154,6 +154,8 @@ def test_what_does_not_fold_in_is_refused_when_its_file_is_of_another_one(
     words = [*words_for(rows, models["bert"]), "adapter=prompt", "train.max_steps=1", "train.verify_model=off"]
     prepared, trainer = trained(words, tmp_path / "run")
     finish(trainer, prepared, RunDir(tmp_path / "run"), Console(quiet=True))
+    with pytest.raises(ModelError, match=r"was trained with adapter=prompt, which is no part of its weights"):
+        prepared_of(*words_for(rows, str(tmp_path / "run/model")))
     card = tmp_path / "run/model/llmtune.json"
     card.write_text(card.read_text().replace('"virtual_tokens": 20', '"virtual_tokens": 19'))
     place = find_model(str(tmp_path / "run" / "model"))
