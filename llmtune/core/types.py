@@ -41,6 +41,8 @@ class TrainState:
     last_score: float | None = None
     evaluated_step: int | None = None
     """step of the newest evaluation, so that the last step is evaluated once and not twice"""
+    watched_step: int | None = None
+    """step at which forgetting was measured last"""
     window: dict[str, float] = field(default_factory=dict)
     """sums since the last line of metrics.jsonl"""
     seconds: float = 0.0
@@ -66,8 +68,12 @@ class Batch:
     real_tokens: int = 0
     padded_tokens: int = 0
     """tokens with padding, of the clean view"""
+    step: int = 0
+    """the step of its feed that the batch is a part of"""
     feed: str = "task"
     """whose rows these are: the task's, or those of an objective that brings its own"""
+    kept: Any = None
+    """where the prefix cache keeps these rows (model.prefix_cache.Kept); None: nowhere, or the clean view was changed"""
     row_seeds: list[int] = field(default_factory=list)
     """a function of (seed, epoch, row): what is drawn for a row derives from it, however batches are cut"""
 

@@ -63,7 +63,7 @@ def cached(
     manifest is made anew. LlmtuneError when another process holds the entry for longer than `timeout_s`;
     Stopped when `should_stop()` turns true while waiting for it.
     """
-    home = _writable(root or default_root(), log) / kind
+    home = home_of(kind, root, log)
     key = key_of(key_parts)[:32]
     entry = home / key
     if _good(entry, log):
@@ -80,6 +80,11 @@ def cached(
     finally:
         (home / f"{key}.owner").unlink(missing_ok=True)
         lock.release()
+
+
+def home_of(kind: str, root: Path | None, log: Log = print) -> Path:
+    """The folder of all entries of a kind; aside where `root` can't be written."""
+    return _writable(root or default_root(), log) / kind
 
 
 def _writable(root: Path, log: Log) -> Path:

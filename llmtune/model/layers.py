@@ -16,8 +16,8 @@ FINAL = "final"
 
 ON_TOP = re.compile(r"(^|\.)pooler\.")
 """modules inside the backbone that serve as the head's first layer"""
-BELOW = re.compile(r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.")
-"""embedding tables and what is shared by all layers (DeBERTa's relative positions and their norm)"""
+BELOW = re.compile(r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.|^encoder\.relative_attention_bias\.")
+"""embedding tables and what is shared by all layers (relative positions of DeBERTa, with their norm, and of MPNet)"""
 ADAPTER = re.compile(r"lora_|ia3_|prefix|adapter_|bottleneck|prompt_encoder|modules_to_save|ranknum")
 """words in the names of modules and parameters that an adapter puts into the network"""
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.default)(?=\.|$)")
@@ -99,7 +99,7 @@ class _Reading:
         self.task = self._task_path(base_prefix)
         base = _join(self.task, base_prefix.rpartition(".")[2])
         self.base = base if base in self.modules else self.task
-        self.stacks = _layer_stacks(self.modules[self.base])
+        self.stacks = layer_stacks(self.modules[self.base])
         self.norms = {path for path, module in self.modules.items() if "norm" in type(module).__name__.lower()}
         self.outputs = self._output_path()
 
@@ -211,7 +211,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _layer_stacks(base: nn.Module) -> dict[str, int]:
+def layer_stacks(base: nn.Module) -> dict[str, int]:
     """Path -> length of the backbone's stacks of layers: the outermost lists of modules of one class."""
     stacks: dict[str, int] = {}
     for path, module in base.named_modules():

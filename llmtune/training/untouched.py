@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import nn
 
 from llmtune.core.errors import LlmtuneError
+from llmtune.model.tensor_hashes import sha256_of
 
 
 class Untouched:
@@ -30,7 +29,7 @@ class Untouched:
         One pass over the bytes, on as many threads as torch has.
         """
         if self.start is None:
-            self.start = self._hashed(self._others(frozenset(trained)))
+            self.start = sha256_of(self._others(frozenset(trained)))
 
     def forget(self, trained: Iterable[str]) -> None:
         """These train now: nothing is claimed of them any longer."""
@@ -46,7 +45,7 @@ class Untouched:
         """
         start = self.start or {}
         own = self._tensors()
-        now = self._hashed({name: own[name] for name in start})
+        now = sha256_of({name: own[name] for name in start})
         changed = [name for name, digest in start.items() if now[name] != digest]
         if changed:
             raise LlmtuneError(
@@ -80,14 +79,3 @@ class Untouched:
             if name not in trained and beside:
                 others[name] = value
         return others
-
-    @staticmethod
-    def _hashed(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-            return dict(zip(tensors, pool.map(_sha256, tensors.values())))
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    with torch.no_grad():
-        flat = tensor.reshape(-1).cpu().contiguous().view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
