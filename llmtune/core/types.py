@@ -73,7 +73,7 @@ class Batch:
     feed: str = "task"
     """whose rows these are: the task's, or those of an objective that brings its own"""
     kept: Any = None
-    """where the prefix cache keeps these rows (model.prefix_cache.Kept); None: nowhere, or the clean view was changed"""
+    """where the prefix cache keeps these rows (model.prefix_cache.Kept); whoever changes the clean view sets None"""
     row_seeds: list[int] = field(default_factory=list)
     """a function of (seed, epoch, row): what is drawn for a row derives from it, however batches are cut"""
 

@@ -16,7 +16,9 @@ FINAL = "final"
 
 ON_TOP = re.compile(r"(^|\.)pooler\.")
 """modules inside the backbone that serve as the head's first layer"""
-BELOW = re.compile(r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.|^encoder\.relative_attention_bias\.")
+BELOW = re.compile(
+    r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.|^encoder\.relative_attention_bias\."
+)
 """embedding tables and what is shared by all layers (relative positions of DeBERTa, with their norm, and of MPNet)"""
 ADAPTER = re.compile(r"lora_|ia3_|prefix|adapter_|bottleneck|prompt_encoder|modules_to_save|ranknum")
 """words in the names of modules and parameters that an adapter puts into the network"""

@@ -31,11 +31,11 @@ def frozen_depth(layers: LayerMap, trainable: Collection[str], stack: int) -> in
 def lower_stack(backbone: nn.Module) -> list[nn.Module]:
     """The layers that the embeddings go through first, from the bottom up; empty where there is no list of layers."""
     path = next(iter(layer_stacks(backbone)), None)
-    return [] if path is None else list(backbone.get_submodule(path))  # type: ignore[arg-type]
+    return [] if path is None else list(backbone.get_submodule(path).children())
 
 
 class Prefix:
-    """Embeddings and the layers under `depth` of a backbone whose upper part needs nothing of them but hidden states."""
+    """Embeddings and the layers under `depth` of a backbone whose upper layers need but hidden states of them."""
 
     def __init__(self, model: nn.Module, depth: int, probe: dict[str, torch.Tensor]):
         """`probe`: inputs of some rows of different lengths, on which it is proven that nothing else is needed.
@@ -118,7 +118,7 @@ class Prefix:
             found = model(**view).logits.detach()
         if not torch.equal(found, expected):
             apart = float((found - expected).abs().max())
-            raise ValueError(f"its upper layers need more of the lower ones than hidden states (logits {apart:.1g} off)")
+            raise ValueError(f"its upper layers need more of the lower ones than hidden states: logits {apart:.1g} off")
         self.width, self.dtype = hidden_BTD.shape[-1], hidden_BTD.dtype
 
     def _understand(self, output: Any, shape: torch.Size) -> torch.Tensor:

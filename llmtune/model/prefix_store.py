@@ -99,7 +99,7 @@ class RowStore:
         if self._lock is None or not len(new):
             return
         for row in new:
-            self._sums_N[row] = self._checksum(row)
+            self._sums_N[row] = self._checksum(int(row))
         with open(self.folder / HIDDEN, "rb+") as file:
             os.fsync(file.fileno())
         aside = self.folder / f".{FILLED}.{os.getpid()}"
@@ -119,7 +119,7 @@ class RowStore:
 
     def _checksum(self, row: int) -> int:
         start, length = int(self.starts[row]), int(self.lengths[row])
-        return zlib.crc32(self._hidden_LD[start : start + length].view(torch.uint8).numpy()) or 1
+        return zlib.crc32(self._hidden_LD[start : start + length].view(torch.uint8).numpy().data) or 1
 
     def _refresh(self) -> bool:
         """Take note of rows that the disk has more than this process knows; True if there are any."""
@@ -132,7 +132,7 @@ class RowStore:
             return False
         self._stamp = stamp
         new = np.flatnonzero((sums_N != 0) & (self._sums_N == 0))
-        good = np.array([row for row in new if self._checksum(row) == sums_N[row]], dtype=np.int64)
+        good = np.array([row for row in new if self._checksum(int(row)) == sums_N[row]], dtype=np.int64)
         self.num_damaged += len(new) - len(good)
         self._sums_N[good] = sums_N[good]
         if self._live_N is not None:

@@ -39,7 +39,8 @@ position, padded or not; Longformer pads rows itself; FNet mixes padded position
 def make(family: str, shape: dict[str, Any]) -> nn.Module:
     ids = {"vocab_size": 60, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, num_labels=3, **{**ids, **shape}))
+    config = AutoConfig.for_model(family, num_labels=3, **{**ids, **shape})
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 def rows() -> dict[str, torch.Tensor]:
@@ -67,11 +68,13 @@ def test_upper_layers_train_the_same_without_the_prefix(family: str) -> None:
 
         with prefix.recording(merge):
             expected = gradients(model, view)
-        assert kept[0].shape == (3, 9, prefix.width) and not kept[0].requires_grad
+        assert kept[0].shape == (3, 9, prefix.width)
+        assert not kept[0].requires_grad
         calls = [count_calls(module) for module in prefix.layers]
         with prefix.passing(kept[0].clone()):
             found = gradients(model, view)
-        assert expected.keys() == found.keys() and len(expected) > 2
+        assert expected.keys() == found.keys()
+        assert len(expected) > 2
         assert all(torch.equal(expected[name], found[name]) for name in expected)
         assert "forward" not in {key for module in model.modules() for key in vars(module)}
         assert not any(calls)

@@ -36,7 +36,8 @@ def test_what_was_written_is_read_back_at_any_width(tmp_path: Path, dtype: torch
     rows = np.array([3, 0, 2])
     store.write(rows, states([3, 0, 2], 9, dtype))
     found = store.read(rows, 6)
-    assert found.dtype == dtype and found.shape == (3, 6, WIDTH)
+    assert found.dtype == dtype
+    assert found.shape == (3, 6, WIDTH)
     for place, row in enumerate(rows):
         length = LENGTHS[row]
         assert torch.equal(found[place, :length], states([row], length, dtype)[0])
@@ -48,11 +49,14 @@ def test_rows_count_for_others_once_they_are_flushed(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.write(np.array([1]), states([1], 7))
     second = opened(tmp_path)
-    assert first.writes and not second.writes and second.num_there == 0
+    assert first.writes
+    assert not second.writes
+    assert second.num_there == 0
     second.write(np.array([4]), states([4], 4))
     assert not second.has(np.array([4])).any()
     first.flush()
-    assert second.has(np.array([1])).all() and torch.equal(second.read(np.array([1]), 7), states([1], 7))
+    assert second.has(np.array([1])).all()
+    assert torch.equal(second.read(np.array([1]), 7), states([1], 7))
     first.close()
     assert opened(tmp_path).writes
 
@@ -68,7 +72,8 @@ def test_a_killed_process_leaves_only_what_it_flushed(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", script], cwd=root, check=False)
     assert killed.returncode == -9
     store = opened(tmp_path)
-    assert store.writes and store.has(np.arange(5)).tolist() == [True, False, True, False, False]
+    assert store.writes
+    assert store.has(np.arange(5)).tolist() == [True, False, True, False, False]
     assert torch.equal(store.read(np.array([0]), 3), states([0], 3))
 
 
@@ -81,7 +86,8 @@ def test_damaged_rows_count_as_not_there(tmp_path: Path) -> None:
         file.seek(4 * WIDTH * 4)  # in row 1
         file.write(b"\xff")
     store = opened(tmp_path)
-    assert store.num_damaged == 1 and store.has(np.arange(5)).tolist() == [True, False, True, True, True]
+    assert store.num_damaged == 1
+    assert store.has(np.arange(5)).tolist() == [True, False, True, True, True]
 
 
 def test_an_entry_of_another_size_is_made_anew(tmp_path: Path) -> None:
@@ -104,7 +110,9 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
     held_too = opened(tmp_path, "e", budget=2 * BYTES)
     with pytest.raises(OSError, match="are not in use"):
         opened(tmp_path, "f", budget=2 * BYTES)
-    assert entry_folder(tmp_path, {"name": "d"}).exists() and held.writes and held_too.writes
+    assert entry_folder(tmp_path, {"name": "d"}).exists()
+    assert held.writes
+    assert held_too.writes
 
 
 def test_too_little_room_is_told_with_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +123,7 @@ def test_too_little_room_is_told_with_sizes(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prefix_store, "_take", full)
-    with pytest.raises(OSError, match="can't be taken in .*: No space left on device"):
+    with pytest.raises(OSError, match=r"can't be taken in .*: No space left on device"):
         opened(tmp_path)
     assert not entry_folder(tmp_path, {"name": "a"}).exists()
 
