@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
-from llmtune.core.seeds import fold
 from llmtune.core.types import Batch, Loss
 from llmtune.data.plain_text import PlainText, PlainTextEncoder
 
@@ -75,20 +74,18 @@ class LanguageModelingTask(PlainText):
         self.fits = f"it trains {FITS[settings.form]}; type task={OTHER[settings.form]}"
         words = {"masked": "fill-mask", "causal": "text-generation"}[settings.form]
         self.use = f"transformers.pipeline('{words}', 'DIR/model'), or train on with model.path=DIR/model"
-        self._masker: Any = None
+        self._scores: Any = None
         self._head: Any = None
-        self._bytes_V: Any = None
 
     # ---- data ----
 
     def encoder(self, tokenizer: Any) -> PlainTextEncoder:
-        from llmtune.data.masking import Masker, bytes_of_tokens
+        from llmtune.model.word_scores import WordScores
 
-        if self.settings.form == "masked" and tokenizer.mask_token_id is not None:
-            self._masker = Masker(tokenizer)
-        elif self.settings.form == "causal":
-            self._bytes_V = bytes_of_tokens(tokenizer)
-        if self.metric == "bits_per_byte" and self._bytes_V is None:
+        if self.settings.form == "masked" and tokenizer.mask_token_id is None:
+            return PlainTextEncoder(tokenizer)  # its model will be refused
+        self._scores = WordScores(self.settings.form, tokenizer)
+        if self.metric == "bits_per_byte" and self._scores.bytes_V is None:
             raise ConfigError(
                 Fault("task.metric", "bits_per_byte, but the bytes of this tokenizer's tokens are not known",
                       "a byte-level tokenizer (GPT-2, Llama 3, Qwen)", "type task.metric=loss")
@@ -125,27 +122,11 @@ class LanguageModelingTask(PlainText):
 
     def outputs(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each row the loss of its words as a sum, their number, and the bytes that they are: (B, 3)."""
-        import torch
-
-        from llmtune.model.language_head import LanguageHead, next_words, row_sums
+        from llmtune.model.language_head import LanguageHead
 
         if self._head is None or self._head[0] is not model:
             self._head = (model, LanguageHead(model, trained=False, shared=True))
-        view = batch.views["clean"]
-        ids_BT = view["input_ids"]
-        bytes_B = torch.zeros(len(ids_BT), 1, device=ids_BT.device)
-        if self.settings.form == "masked":
-            mask_BT = view.get("attention_mask")
-            seeds = [fold(0, "evaluation", row) for row in batch.row_ids]  # the same words in each evaluation
-            hidden_BT, targets_BT = self._masker.mask(ids_BT.cpu(), None if mask_BT is None else mask_BT.cpu(), seeds)
-            view, targets_BT = {**view, "input_ids": hidden_BT.to(ids_BT.device)}, targets_BT.to(ids_BT.device)
-        else:
-            targets_BT = next_words(view)
-            if self._bytes_V is not None:
-                table_V = torch.as_tensor(self._bytes_V, device=ids_BT.device)
-                bytes_B[:, 0] = torch.where(targets_BT >= 0, table_V[targets_BT.clamp(min=0)], 0).sum(dim=1)
-        states_BTD = model.base_model(**view).last_hidden_state
-        return torch.cat([row_sums(self._head[1], states_BTD, targets_BT), bytes_B], dim=1)
+        return self._scores.sums(model.base_model, self._head[1], batch)
 
     def loss(self, outputs_B3: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:
         """What `outputs` gave, added up; training goes by an objective."""
