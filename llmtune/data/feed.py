@@ -88,14 +88,14 @@ class TrainFeed:
         micros = split_step(
             rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
         )[self.rank]
-        epoch = step // self.order.steps_per_epoch
         return [
-            self._batch(micro, epoch) if len(micro) else self._batch(rows[-1:], epoch, weight=0.0) for micro in micros
+            self._batch(micro, step) if len(micro) else self._batch(rows[-1:], step, weight=0.0) for micro in micros
         ]
 
-    def _batch(self, rows: Rows, epoch: int, *, weight: float = 1.0) -> Batch:
+    def _batch(self, rows: Rows, step: int, *, weight: float = 1.0) -> Batch:
+        epoch = step // self.order.steps_per_epoch
         batch = self.table.batch(rows, self.collate_targets, weight=weight)
-        batch.feed = self.name
+        batch.feed, batch.step = self.name, step
         batch.row_seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
         for add in self.prepare:
             add(batch)
@@ -109,7 +109,7 @@ class TrainFeed:
             step_rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows,
             micro_tokens=self.micro_tokens,
         )[0]  # fmt: skip
-        return self._batch(micros[0], epoch=0)
+        return self._batch(micros[0], step=0)
 
 
 @dataclass

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.protocols import Views
+from llmtune.core.types import Batch, Loss
 
 
 class Starts:
@@ -63,6 +65,56 @@ def refuse_nothing_to_hold(prospect: Any, objective: str, names: frozenset[str])
                   "all of them stay as they are without it", "",
                   "type freeze_policy=none adapter=none, or leave it out")
         )  # fmt: skip
+
+
+class Nearness:
+    """sum_i importance_i (w_i - start_i)^2 / 2 over the backbone's weights; and a share of v^2 / 2 over `others`.
+
+    A number of the step and not of rows: each micro-batch gives it once for each of its rows, so that their sum,
+    divided by the rows of the step, is the number again, however a step is split.
+
+    Args:
+        importances: by name, shaped as the weights; None: all 1.
+        others: weights that are new (head, adapter), whose start counts as 0.
+    """
+
+    feed = "task"
+
+    def __init__(
+        self, name: str, weight: Callable[[int], float], starts: Starts, *,
+        importances: Mapping[str, torch.Tensor] | None = None,
+        others: Mapping[str, torch.Tensor] | None = None, others_share: float = 0.0,
+    ):  # fmt: skip
+        self.name = name
+        self.weight = weight
+        self.starts = starts
+        self.importances = dict(importances or {})
+        self.others = dict(others or {}) if others_share else {}
+        self.others_share = others_share
+
+    def count(self, batch: Batch) -> float:
+        return float(len(batch.row_ids))
+
+    def loss(self, trunk: Views, batch: Batch) -> Loss:
+        device = batch.views["clean"]["input_ids"].device
+        held = {name: weight for name, weight in self.starts.parameters.items() if weight.requires_grad}
+        new = [weight for weight in self.others.values() if weight.requires_grad]
+        count = torch.tensor(self.count(batch), device=device)
+        if not held and not new:  # a schedule has not come to any of them yet
+            return Loss(torch.zeros((), device=device), count)
+        share = torch.tensor(self.others_share, device=device)
+        distance = SquaredDistance.apply(
+            [*map(self.starts.of, held), *[None] * len(new)],
+            [*(self._importance(name, device) for name in held), *[share] * len(new)],
+            *held.values(), *new,
+        )  # fmt: skip
+        return Loss(distance * count, count)
+
+    def _importance(self, name: str, device: torch.device) -> torch.Tensor | None:
+        found = self.importances.get(name)
+        if found is not None and found.device != device:
+            found = self.importances[name] = found.to(device)
+        return found
 
 
 class SquaredDistance(torch.autograd.Function):
