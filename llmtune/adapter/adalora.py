@@ -7,6 +7,7 @@ from typing import Any
 
 from llmtune.adapter.targets import check_targets
 from llmtune.adapter.tuner import seed_of
+from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import at_least, between, positive
 
@@ -44,6 +45,20 @@ class AdaLora:
             between("betas", beta, 0.001, 0.999)
         at_least("orthogonality", self.orthogonality, 0)
         positive("lr_factor", self.lr_factor)
+
+    def check(self, prospect: Any) -> None:
+        """Raises ConfigError under a freeze policy that keeps some of its modules still for good."""
+        policy = prospect.config.freeze_policy
+        if policy.changes or not hasattr(policy, "trainable"):
+            return  # ranks are decided once all modules train
+        layers = prospect.layers
+        still = (layers.adapters & layers.everything) - policy.trainable(layers, 0)
+        if still:
+            places = ", ".join(sorted({layers.places[name] for name in still}))
+            raise ConfigError(
+                Fault("freeze_policy", f"{policy.name} keeps the adapters of {places} still, while adalora moves ranks "
+                      "between all that there are", "", "freeze_policy=none, adapter=lora, or other adapter.targets")
+            )  # fmt: skip
 
     def build(self, parts: Parts | None) -> Any:
         from llmtune.adapter.rank_allocation import AllocatingTuner

@@ -175,6 +175,8 @@ def test_rows_leave_room_for_virtual_tokens(rows: list[str], models: dict[str, s
 @pytest.mark.parametrize(("words", "said"), [
     (["adapter=qlora"], "on a CUDA GPU; this run is on cpu"),
     (["adapter=prefix", "model.attention=flex_attention"], "flex_attention takes no prefix"),
+    (["adapter=adalora", "freeze_policy=bottom_layers", "freeze_policy.layers=1"],
+     "keeps the adapters of layer 0 still"),
     (["adapter=prompt", "adapter.init=text", "adapter.text='  '"], "has no token"),
 ])  # fmt: skip
 def test_what_can_not_work_is_told_before_weights_load(
