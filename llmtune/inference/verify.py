@@ -1,8 +1,8 @@
 """Proof that `model/` is the trained model: a new process opens it with transformers alone and compares logits.
 
 `python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it imports nothing else of llmtune,
-unless the model has an adapter that can't be folded into it. One that can is also opened by itself, with peft, on the
-model that it was trained on.
+unless the model has an adapter that can't be folded into it, or a pooled head, which transformers has no class for. An
+adapter that can is also opened by itself, with peft, on the model that it was trained on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
     """What differs between the model in `folder` and what the trained one gave; an empty list is the proof."""
     import transformers
 
-    model_class = getattr(transformers, expected["class"])
+    model_class = _class_of(expected["class"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = _opened(folder, model_class)
     labels = {str(i): name for i, name in model.config.id2label.items()}
@@ -57,6 +57,16 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
         alone = _adapted(folder, model_class, expected["base"])
         faults += [f"the adapter by itself: {fault}" for fault in _differences(alone, tokenizer, expected)]
     return faults
+
+
+def _class_of(name: str) -> Any:
+    import transformers
+
+    if hasattr(transformers, name):
+        return getattr(transformers, name)
+    from llmtune.model.pooled_head import PooledClassifier
+
+    return PooledClassifier
 
 
 def _opened(folder: Path, model_class: Any) -> Any:

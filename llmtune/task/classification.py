@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, Fault, did_you_mean
+from llmtune.core.errors import ConfigError, Fault, ModelError, did_you_mean
 from llmtune.core.ranges import between, one_of
 from llmtune.core.types import Loss
 from llmtune.data.columns import LABEL, TEXT, TEXT_PAIR
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 ROLES = (TEXT, TEXT_PAIR, LABEL)
+POOLINGS = ("auto", "mean", "first", "last")
 PROBLEM_TYPES = ("single_label", "multi_label", "regression")
 HUGGING_FACE_NAMES = {
     "single_label": "single_label_classification",
@@ -36,10 +37,21 @@ class Classification:
     problem_type: str
     metric: str
     threshold: float
+    pooling: str
 
     def __post_init__(self) -> None:
         one_of("problem_type", self.problem_type, ("auto", *PROBLEM_TYPES))
         between("threshold", self.threshold, 0.01, 0.99)
+        one_of("pooling", self.pooling, POOLINGS)
+
+    def check(self, prospect: Any) -> None:
+        """Raises ModelError: a pooled head has no place on two stacks."""
+        if self.pooling != "auto" and prospect.model_config.is_encoder_decoder:
+            raise ModelError(
+                Fault("task.pooling", f"{self.pooling}, but {prospect.config.model.name} "
+                      f"({prospect.model_config.model_type}) is an encoder-decoder, read at its last token", "auto",
+                      "type task.pooling=auto")
+            )  # fmt: skip
 
     def build(self) -> ClassificationTask:
         return ClassificationTask(self)
@@ -117,6 +129,10 @@ class ClassificationTask:
         return len(self.labels.names) if self.labels else 1
 
     def model_class(self) -> Any:
+        if self.settings.pooling != "auto":
+            from llmtune.model.pooled_head import PooledClassifier
+
+            return PooledClassifier
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification
@@ -124,6 +140,8 @@ class ClassificationTask:
     def config_values(self) -> dict[str, Any]:
         """What the model's config must say, so that others read labels by name."""
         values: dict[str, Any] = {"problem_type": HUGGING_FACE_NAMES[self.problem_type], "num_labels": self.num_outputs}
+        if self.settings.pooling != "auto":
+            values["sentence_pooling"] = self.settings.pooling
         if self.labels:
             values["id2label"] = dict(enumerate(self.labels.names))
             values["label2id"] = {name: i for i, name in enumerate(self.labels.names)}

@@ -47,7 +47,7 @@ def network_of(family: str, problem: str = "single_label", *, dropout: float = 0
 
 def task_of(problem: str = "single_label", **changed: Any) -> ClassificationTask:
     task = ClassificationTask(Classification(name="x", kind="classification", problem_type=problem, metric="auto",
-                                             threshold=0.5))  # fmt: skip
+                                             threshold=0.5, pooling="auto"))  # fmt: skip
     for name, value in changed.items():
         setattr(task, name, value)
     return task

@@ -1,0 +1,64 @@
+"""Another task's head on a backbone that is there: transformers' own class for it, whose backbone is the shared one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llmtune.core.seeds import fold
+
+FILE = "head.safetensors"
+
+
+def task_head(network: Any, task: Any, *, seed: int | None) -> Any:
+    """The Hugging Face model of `task` (its `model_class`, `config_values`) around the backbone of `network`.
+
+    Its head is drawn from `seed`, before it is given the backbone; None: on the meta device, for its shape alone.
+
+    Raises:
+        ValueError: transformers has no such head for this family, or not as a module beside the backbone.
+    """
+    config = copy.deepcopy(network.config)
+    for key, value in task.config_values().items():
+        setattr(config, key, value)
+    device = "meta" if seed is None else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        if seed is not None:
+            torch.manual_seed(fold(seed, "head", task.settings.name))
+        model = task.model_class().from_config(config)
+    prefix = model.base_model_prefix
+    if not isinstance(getattr(model, prefix, None), nn.Module) or network.base_model is network:
+        raise ValueError(f"{type(model).__name__} has no backbone that could be shared")
+    if type(getattr(model, prefix)) is not type(network.base_model):
+        raise ValueError(f"{type(model).__name__} has another backbone than {type(network).__name__}")
+    setattr(model, prefix, network.base_model)
+    return model.float()
+
+
+def head_weights(model: Any) -> dict[str, torch.Tensor]:
+    """What a model has beside its backbone, by name."""
+    prefix = f"{model.base_model_prefix}."
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(prefix)}
+
+
+def save_head(model: Any, folder: Any) -> None:
+    """Write config.json and head.safetensors of a model whose backbone is kept elsewhere."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    save_file({name: value.contiguous().clone() for name, value in head_weights(model).items()}, folder / FILE)
+
+
+@torch.no_grad()
+def load_head(model: Any, folder: Any) -> None:
+    """Put what `save_head` wrote into a model. Raises ValueError: names or shapes differ."""
+    kept, own = load_file(folder / FILE), head_weights(model)
+    wrong = [name for name in kept.keys() | own.keys()
+             if name not in kept or name not in own or kept[name].shape != own[name].shape]  # fmt: skip
+    if wrong:
+        raise ValueError(f"{FILE} is of another model: {', '.join(sorted(wrong)[:4])}")
+    for name, value in own.items():
+        value.copy_(kept[name])
