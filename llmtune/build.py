@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from llmtune.config.settings import Config
+    from llmtune.core.protocols import Sampling
     from llmtune.data.feed import EvaluationFeed, Mixture
     from llmtune.hardware.machine import Machine
+    from llmtune.model.composite import Composite
+    from llmtune.model.prefix_cache import PrefixCache
+    from llmtune.training.evaluation import Scored
+    from llmtune.training.forgetting import Forgetting
     from llmtune.training.trainer import Trainer
 
 
@@ -53,24 +59,27 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     parts = Parts(
         config=config, task=task, network=loaded.model, layers=layers, token_table=prepared.tokenizer, options=train,
         splits=prepared.splits, feeds=prepared.feeds, max_tokens=prepared.max_tokens, num_steps=prepared.num_steps,
-        steps_per_epoch=prepared.order.steps_per_epoch, peak_lr=prepared.peak_lr, console=console,
+        steps_per_epoch=prepared.steps_per_epoch, peak_lr=prepared.peak_lr, console=console,
     )  # fmt: skip
     adapter = config.adapter.build(parts)
     parts = dataclasses.replace(parts, layers=LayerMap.of(adapter.wrap(loaded.model), loaded.model.base_model_prefix))
-    objectives = {name: settings.build(parts) for name, settings in config.objective.items()}
-    objectives |= adapter.terms()
+    objectives = _terms(config, parts) | adapter.terms()
     composite = Composite(loaded.model, objectives).to(machine.device)
     layers = LayerMap.of(composite, f"model.{loaded.model.base_model_prefix}")
     parts = dataclasses.replace(parts, network=composite, layers=layers)
     optimizer = config.optimizer.build(parts)
     policy = config.freeze_policy.build(parts)
 
-    feed, validation = _feeds(prepared, machine, objectives)
+    balance, sampling = config.balance.build(parts), config.sampling.build(parts)
+
+    feed, validation = _feeds(prepared, machine, objectives, sampling)
     freezing = Freezing(composite, layers, policy)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None)
+    average = make_average(composite, optimizer, train, prepared.num_steps)
+    prefix = _prefix_cache(prepared, parts, policy, machine, feed, validation, averaged=average is not None)
     trains = trains_lines(freezing, optimizer.param_groups, prepared.peak_lr, prepared.num_steps)
     for line in [*trains, *starting_lines(prepared, loaded, trial, machine)]:
         console.say(line)
@@ -86,21 +95,24 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     module, wrapped = machine.prepare(composite, optimizer, find_unused=find_unused)
     several = {
         **{f"objective {name}": part for name, part in objectives.items()}, "freeze_policy": policy,
-        "adapter": adapter,
-        "frozen": freezing.untouched,
+        "adapter": adapter, "balance": balance, "sampling": sampling, "frozen": freezing.untouched,
     }  # fmt: skip
     if machine.is_main:
         store = CheckpointStore(run.checkpoints, keep=train.keep)
         store.open()
-    per_epoch = prepared.order.steps_per_epoch
+    per_epoch = prepared.steps_per_epoch
     return Trainer(
         composite=composite, module=module,
         stepper=Stepper(
             module, composite, wrapped, machine, config.seed, train.clip_norm, train.clip_value, train.grad_noise,
-            followers=[part for part in several.values() if hasattr(part, "follow")],
+            balance, followers=[part for part in several.values() if hasattr(part, "follow")],
         ),
-        freezing=freezing, schedule=lr_schedule(config.optimizer, prepared.num_steps), peak_lr=prepared.peak_lr,
+        freezing=freezing, prefix=prefix, schedule=lr_schedule(config.optimizer, prepared.num_steps),
+        peak_lr=prepared.peak_lr,
         task=task, feed=feed, validation=validation,
+        beside=_scored_beside(prepared, machine, objectives),
+        score_followers=[part for part in several.values() if hasattr(part, "follow_scores")],
+        forgetting=_forgetting(prepared, composite, machine),
         clocks=Clocks(
             num_steps=prepared.num_steps, steps_per_epoch=per_epoch,
             eval_every=period_steps(train.eval_every, per_epoch), save_every=period_steps(train.save_every, per_epoch),
@@ -110,15 +122,85 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         machine=machine, store=store if machine.is_main else None,
         metrics=MetricsLog(run.metrics) if machine.is_main else None,
         speed=MetricsLog(run.speed) if machine.is_main else None,
-        average=make_average(composite, optimizer, train, prepared.num_steps),
+        average=average,
         parts={name: part for name, part in several.items() if hasattr(part, "load_state")},
         fingerprints=prepared.fingerprints, should_stop=lambda: stop.name,
         watchers=make_watchers(console) if machine.is_main else [], state=TrainState(),
     )  # fmt: skip
 
 
+def _forgetting(prepared: Prepared, composite: Composite, machine: Machine) -> Forgetting | None:
+    """General text and the head that scores it, if it is to be watched."""
+    from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.model.language_head import LanguageHead
+    from llmtune.training.forgetting import Forgetting
+
+    if prepared.watched is None:
+        return None
+    table = TokenTable(prepared.watched, pad_id=prepared.tokenizer.pad_token_id)
+    feed = EvaluationFeed(table, None, prepared.config.train.micro_tokens, machine.rank, machine.world)
+    heads = (part for part in composite.own.modules() if isinstance(part, LanguageHead))
+    return Forgetting(composite.model, feed, prepared.tokenizer, prepared.config, heads, machine.device)
+
+
+def _terms(config: Config, parts: Parts) -> dict[str, Any]:
+    """The objectives by name; settings that stand for several build a dict of them."""
+    terms: dict[str, Any] = {}
+    for name, settings in config.objective.items():
+        built = settings.build(parts)
+        terms |= built if isinstance(built, dict) else {name: built}
+    return terms
+
+
+def _scored_beside(prepared: Prepared, machine: Machine, objectives: Mapping[str, Any]) -> dict[str, Scored]:
+    """By feed: validation rows that an objective brings together with a model and a task for them."""
+    from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.training.evaluation import Scored
+
+    found = {}
+    for part in objectives.values():
+        rows = prepared.feeds[part.feed].splits if hasattr(part, "scored_by") else {}
+        if "validation" in rows:
+            table = TokenTable(rows["validation"], pad_id=prepared.tokenizer.pad_token_id)
+            model, task = part.scored_by
+            most = prepared.config.train.micro_tokens
+            feed = EvaluationFeed(table, task.collate_targets, most, machine.rank, machine.world)
+            found[part.feed] = Scored(model, feed, task)
+    return found
+
+
+def _prefix_cache(
+    prepared: Prepared, parts: Parts, policy: Any, machine: Machine, feed: Mixture, validation: EvaluationFeed | None,
+    *, averaged: bool,
+) -> PrefixCache:  # fmt: skip
+    """What keeps the output of a frozen bottom, if anything does; nothing is opened yet."""
+    from llmtune.model.prefix_cache import PrefixCache
+    from llmtune.model.prefix_plan import prefix_home
+
+    model = parts.network.model
+    tables = {"train": feed.feeds["task"].table}
+    # an average has other values than the weights where a policy froze what had trained
+    if validation is not None and not (averaged and policy.changes):
+        tables["validation"] = validation.table
+    plan = prepared.prefix.without(parts.network.objectives.values())
+    if plan != prepared.prefix:
+        parts.console.say(plan.line)
+    return PrefixCache(
+        plan=plan, model=model, network=parts.network,
+        layers=parts.layers, machine=machine, home=prefix_home(prepared.config, parts.console.note),
+        budget=prepared.config.train.prefix_cache_bytes,
+        key_parts={
+            "rows": prepared.fingerprints["data"], "model": prepared.fingerprints["model"],
+            "attention": model.config._attn_implementation,
+        },
+        steps_of_change=getattr(policy, "steps_of_change", ()), num_steps=prepared.num_steps,
+        steps_per_epoch=prepared.steps_per_epoch, say=parts.console.say,
+        tables=tables,
+    )  # fmt: skip
+
+
 def _feeds(
-    prepared: Prepared, machine: Machine, objectives: Mapping[str, Any]
+    prepared: Prepared, machine: Machine, objectives: Mapping[str, Any], sampling: Sampling
 ) -> tuple[Mixture, EvaluationFeed | None]:
     """This process's training batches of all feeds, and the task's validation batches if there are such rows."""
     from llmtune.data.feed import EvaluationFeed, Mixture, TokenTable, TrainFeed
@@ -141,6 +223,6 @@ def _feeds(
         for name, (rows, order, targets) in sources.items()
     }  # fmt: skip
     if "validation" not in prepared.splits:
-        return Mixture(feeds), None
+        return Mixture(feeds, sampling), None
     validation = TokenTable(prepared.splits["validation"], pad_id=pad_id)
-    return Mixture(feeds), EvaluationFeed(validation, collate, train.micro_tokens, *place)
+    return Mixture(feeds, sampling), EvaluationFeed(validation, collate, train.micro_tokens, *place)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,22 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
             tensor is not what it was when the run began.
     """
     from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.training.evaluation import Scored
 
     state, machine, task = trainer.state, trainer.machine, prepared.task
-    scores = _load_best(trainer, run)
+    kept = _load_best(trainer, run)
+    scores = kept["scores"] if kept else None
     test = validation = None
     if "test" in prepared.splits:
         table = TokenTable(prepared.splits["test"], pad_id=prepared.tokenizer.pad_token_id)
+        trainer.prefix.add("test", table)
         feed = EvaluationFeed(table, task.collate_targets, trainer.feed.micro_tokens, machine.rank, machine.world)
-        test = _evaluated(trainer, feed)
+        test = _evaluated(trainer, Scored(trainer.composite.model, feed, task), trainer.composite.trunk.evaluated)
     if test is None or scores is None:
         validation = _validation(trainer)
+    forgetting = _forgetting(trainer, prepared, run, console)
+    trainer.prefix.close()
+    beside = kept["beside"] if kept else {name: _evaluated(trainer, one).scores for name, one in trainer.beside.items()}
     if not machine.is_main:
         return {}
     num_frozen = trainer.freezing.untouched.prove()
@@ -55,13 +62,34 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
             rows = prepared.splits["test" if test is not None else "validation"]
             write_predictions(run.predictions, rows, shown.logits_NC, task)
         result = _result(trainer, prepared, scores or (validation.scores if validation else None), test)
+        result["forgetting"] = forgetting
         result |= {"frozen_tensors": num_frozen, "frozen_unchanged": True if num_frozen else None}
+        if beside:
+            result["auxiliary"] = {name.rpartition("/")[2]: found for name, found in beside.items()}
     write_json(run.result, result)
     return result
 
 
-def _load_best(trainer: Any, run: RunDir) -> dict[str, float] | None:
-    """Put the best model's weights into the network; its validation scores, if its metric was ever defined."""
+def _forgetting(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> dict[str, Any] | None:
+    """What the kept weights make of general text, beside what those before the first step made of it."""
+    from llmtune.training.forgetting import told
+
+    if trainer.forgetting is None:
+        return None
+    after = trainer.forgetting.measure(trainer.machine, lambda: bool(trainer.should_stop()))
+    if after is None:
+        raise _stopped(trainer)
+    if not trainer.machine.is_main:
+        return None
+    records = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    found = told(records, after, prepared.config.train.watch_forgetting)
+    console.say(f"general text ({found['file']}): loss {found['before']:.4f} before, {found['after']:.4f} after, "
+                f"{found['worst']:.4f} at worst")  # fmt: skip
+    return found
+
+
+def _load_best(trainer: Any, run: RunDir) -> dict[str, Any] | None:
+    """Put the best model's weights into the network; `scores` and those `beside`, if its metric was ever defined."""
     from llmtune.run.checkpoint import CheckpointStore
 
     step = trainer.state.best_step
@@ -71,7 +99,7 @@ def _load_best(trainer: Any, run: RunDir) -> dict[str, float] | None:
         return None
     best = CheckpointStore(run.checkpoints, keep=1).best(step)
     trainer.load_weights(best.tensors("model"))
-    return best.state["scores"]
+    return best.state
 
 
 def _kept_step(state: Any) -> int:
@@ -85,15 +113,16 @@ def _validation(trainer: Any) -> Any:
         return None
     if trainer.evaluation is not None and trainer.state.evaluated_step == _kept_step(trainer.state):
         return trainer.evaluation
-    return _evaluated(trainer, trainer.validation)
+    from llmtune.training.evaluation import Scored
+
+    composite = trainer.composite
+    return _evaluated(trainer, Scored(composite.model, trainer.validation, trainer.task), composite.trunk.evaluated)
 
 
-def _evaluated(trainer: Any, feed: Any) -> Any:
+def _evaluated(trainer: Any, one: Any, forward: Any = None) -> Any:
     from llmtune.training.evaluation import evaluate
 
-    done = evaluate(
-        trainer.composite.model, feed, trainer.machine, trainer.task, lambda: bool(trainer.should_stop())
-    )  # fmt: skip
+    done = evaluate(one.model, one.feed, trainer.machine, one.task, lambda: bool(trainer.should_stop()), forward)
     if done is None:
         raise _stopped(trainer)
     return done
@@ -115,8 +144,14 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     if hasattr(adapter, "unquantised"):
         model = adapter.unquantised(model)
     model = model.to("cpu").eval()
+    beside = _models_beside(trainer, prepared, card)
     expected = _expected(model, prepared, card, adapter) if how != "off" else {}
-    write_model(run.model, model, prepared.tokenizer, card, adapter)
+    if expected:
+        expected["beside"] = {
+            name: verify.probe(other, prepared.tokenizer, _few_texts(prepared.feeds[name].splits), prepared.max_tokens)
+            for name, (other, _) in beside.items()
+        }  # fmt: skip
+    write_model(run.model, model, prepared.tokenizer, card, adapter, beside)
     if how == "off":
         yield
         return
@@ -141,14 +176,32 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
 
 def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any) -> dict[str, Any]:
     """What the trained model gives for a few rows, before its adapter is folded into it."""
-    rows = prepared.splits.get("validation", prepared.splits["train"])
-    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
-    texts = {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
     base = None
     if adapter.stands_alone and card["base"]:
         path = str(Path(card["base"]).expanduser())
         base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
-    return verify.probe(model, prepared.tokenizer, texts, prepared.max_tokens, base)
+    return verify.probe(model, prepared.tokenizer, _few_texts(prepared.splits), prepared.max_tokens, base)
+
+
+def _few_texts(splits: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """A few rows of the validation split, else of train: role -> texts."""
+    rows = splits.get("validation", splits["train"])
+    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
+    return {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
+
+
+def _models_beside(trainer: Any, prepared: Prepared, card: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """By feed, which is also the place in model/: models of other tasks on the same backbone, with their cards."""
+    found = {}
+    for part in trainer.composite.objectives.values():
+        if hasattr(part, "scored_by"):
+            model, task = part.scored_by
+            feed = prepared.feeds[part.feed]
+            asked = dataclasses.replace(prepared.config, task=task.settings, data=feed.data)
+            columns = feed.report["splits"]["train"]["found"][0]["columns"]
+            own = make_card(asked, task, max_tokens=prepared.max_tokens, columns=columns, metric=task.metric)
+            found[part.feed] = (model.to("cpu").eval(), {**card, **own})
+    return found
 
 
 def _columns(prepared: Prepared) -> dict[str, Any]:
@@ -181,7 +234,7 @@ def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[st
         "test": test.scores if test is not None else None,
         "majority": _majority(prepared),
         "steps": state.step,
-        "epochs": round(state.step / prepared.order.steps_per_epoch, 4),
+        "epochs": round(state.step / prepared.steps_per_epoch, 4),
         "ended_by": trainer.ended_by,
         "train_seconds": round(state.seconds, 3),
         "eval_seconds": round(trainer.eval_seconds, 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,18 @@ def order_beside(order: Order, rows: FeedRows, name: str) -> Order:
     )  # fmt: skip
 
 
-def num_steps(config: Config, order: Order) -> int:
+def epoch_steps(config: Config, order: Order, feeds: Mapping[str, FeedRows]) -> int:
+    """Optimizer steps in which the task's rows are read once; by expectation, where steps choose among sets of rows."""
+    rows = {"task": len(order.lengths), **{name: len(feed.splits["train"]) for name, feed in feeds.items()}}
+    return math.ceil(order.steps_per_epoch / config.sampling.shares(rows)["task"] - 1e-9)
+
+
+def num_steps(config: Config, steps_per_epoch: int) -> int:
     train = config.train
     if train.max_steps:
         return train.max_steps
     epochs = config.model.recommended.epochs if isinstance(train.epochs, str) else train.epochs
-    return max(1, math.ceil(epochs * order.steps_per_epoch - 1e-9))
+    return max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
 
 
 def peak_lr(config: Config) -> float:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.config.settings import Config
 from llmtune.core.environment import hub_answers, on_a_hub, set_environment
-from llmtune.core.errors import ConfigError, Fault, ModelError, UserError
-from llmtune.core.parts import FeedRows, Prospect
-from llmtune.plan import disk_budget, make_order, num_steps, peak_lr
+from llmtune.core.errors import ConfigError, Fault, ModelError
+from llmtune.core.parts import FeedRows, Parts, Prospect
+from llmtune.plan import disk_budget, epoch_steps, make_order, num_steps, peak_lr
+from llmtune.reading import all_of, encode, own_feeds, read, watched_rows
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
     from llmtune.data.order import Order
+    from llmtune.model.prefix_plan import PrefixPlan
 
 
 
@@ -38,8 +40,12 @@ class Prepared:
     order: Order
     feeds: dict[str, FeedRows]
     """rows that objectives bring themselves, by feed"""
+    watched: Any
+    """encoded rows of general text by which forgetting is measured; None: it is not"""
     num_steps: int
+    steps_per_epoch: int
     peak_lr: float
+    prefix: PrefixPlan
     parameters: int
     disk_budget: int
     """bytes that the run folder may take"""
@@ -67,8 +73,8 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     for name in set_environment(offline=config.offline or unreachable):
         console.say(f"{name} is set in the environment; llmtune's settings decide, it is left alone")
     task = config.task.build()
-    labelled, model_config, *_ = _all_of(
-        lambda: _read(config, task, console, stop),
+    labelled, model_config, *_ = all_of(
+        lambda: read(config, task, console, stop),
         lambda: _model_config(config),
         lambda: _hardware(config),
         lambda: refuse_taken(config.run.dir) if config.run.dir and run is None else None,
@@ -77,91 +83,50 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     stop.check("reading data")
     tokenizer = _tokenizer(config, raw, model_config, console)
     max_tokens = _max_tokens(config, model_config, tokenizer)
-    encoded = _encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
+    encoded = encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
     task.set_loss(config.train, labels.targets["train"])
-    feeds = _own_feeds(config, tokenizer, max_tokens, console, stop)
+    feeds = own_feeds(config, tokenizer, max_tokens, console, stop)
+    watched = watched_rows(config, model_config, tokenizer, max_tokens, console, stop)
     network = _on_meta(config, task, model_config, tokenizer)
     _refuse_strange_ids(config, network, encoded.splits)
     _refuse_idle_patience(config, encoded.splits)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     order = make_order(config, encoded.splits["train"])
-    steps = num_steps(config, order)
-    _check_parts(config, Prospect(
+    per_epoch = epoch_steps(config, order, feeds)
+    steps = num_steps(config, per_epoch)
+    prospect = Prospect(
         config=config, task=task, model_config=model_config, tokenizer=tokenizer, network=network,
         layers=LayerMap.of(network, network.base_model_prefix), splits=encoded.splits, feeds=feeds, num_steps=steps,
-        steps_per_epoch=order.steps_per_epoch,
-    ))  # fmt: skip
+        steps_per_epoch=per_epoch,
+    )  # fmt: skip
+    _check_parts(config, prospect)
     budget = disk_budget(config, parameters, run)
     report = data_report(raw, labels, encoded)
+    if feeds:
+        report["beside"] = {name: rows.report for name, rows in feeds.items()}
     fingerprints = {"data": encoded.fingerprint, "model": model_fingerprint(model_config, tokenizer)}
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
-        max_tokens=max_tokens, order=order, feeds=feeds, num_steps=steps, peak_lr=peak_lr(config),
-        parameters=parameters, disk_budget=budget, report=report,
+        max_tokens=max_tokens, order=order, feeds=feeds, watched=watched, num_steps=steps, steps_per_epoch=per_epoch,
+        peak_lr=peak_lr(config), prefix=_prefix_plan(prospect, max_tokens, console), parameters=parameters,
+        disk_budget=budget, report=report,
         fingerprints=fingerprints | {f"rows of {name}": rows.fingerprint for name, rows in feeds.items()},
     )  # fmt: skip
 
 
 def _check_parts(config: Config, prospect: Prospect) -> None:
     """The faults that the parts of a run find in what they are put together with."""
-    parts = [config.task, config.freeze_policy, config.optimizer, config.adapter, *config.objective.values()]
-    _all_of(*(functools.partial(part.check, prospect) for part in parts if hasattr(part, "check")))
-
-
-def _own_feeds(
-    config: Config, tokenizer: Any, max_tokens: int, console: Console, stop: StopRequest
-) -> dict[str, FeedRows]:
-    """The encoded rows that objectives bring besides the task's, by the name of their feed."""
-    feeds = {}
-    for part in config.objective.values():
-        for name, wanted in (part.feeds(config) if hasattr(part, "feeds") else {}).items():
-            asked = dataclasses.replace(config, data=wanted.data)
-            raw, labels = _read(asked, wanted.reader, console, stop)
-            encoded = _encode(asked, wanted.reader, raw, labels, tokenizer, max_tokens, console, stop)
-            feeds[name] = FeedRows(
-                splits=encoded.splits, reader=wanted.reader, fingerprint=encoded.fingerprint,
-                batch_rows=wanted.batch_rows, batch_tokens=wanted.batch_tokens,
-            )  # fmt: skip
-    return feeds
+    parts = [
+        config.task, config.freeze_policy, config.optimizer, config.adapter, config.balance, config.sampling,
+        *config.objective.values(),
+    ]  # fmt: skip
+    all_of(*(functools.partial(part.check, prospect) for part in parts if hasattr(part, "check")))
 
 
 def _places(config: Config) -> list[str]:
     """Where model and rows come from."""
     named = [config.model.path, config.data.train, config.data.validation, config.data.test]
     return [place for item in named for place in (item if isinstance(item, list) else [item]) if place]
-
-
-def _all_of(*stages: Callable[[], Any]) -> list[Any]:
-    """The results of independent stages; the faults of all of them in one error."""
-    results: list[Any] = []
-    faults: list[Fault | str] = []
-    first: UserError | None = None
-    for stage in stages:
-        try:
-            results.append(stage())
-        except UserError as error:
-            first = first or error
-            faults += error.faults
-    if first is not None:
-        raise type(first)(*faults)
-    return results
-
-
-def _read(config: Config, task: Any, console: Console, stop: StopRequest) -> tuple[Any, Any]:
-    from llmtune.data.rows import read_splits
-
-    data = config.data
-    named = [split for split in ("train", "validation", "test") if getattr(data, split) not in (None, [])]
-    shipped = [split for split in named if str(getattr(data, split)).startswith("builtin:")]
-    if shipped and len(shipped) < len(named):
-        own = [split for split in named if split not in shipped]
-        raise ConfigError(*(
-            Fault(f"data.{split}", f"{getattr(data, split)} beside the shipped rows of data={data.name}",
-                  "files of your own go with data=files", f"data=files data.{split}={getattr(data, split)}")
-            for split in own
-        ))  # fmt: skip
-    raw = read_splits(data, task.roles, should_stop=lambda: bool(stop), offline=config.offline, log=console.note)
-    return raw, task.read_labels(raw, data.label_names, data.label_delimiter)
 
 
 def _model_config(config: Config) -> Any:
@@ -215,6 +180,21 @@ def _tokenizer(config: Config, raw: Any, model_config: Any, console: Console) ->
     return tokenizer
 
 
+def _prefix_plan(prospect: Prospect, max_tokens: int, console: Console) -> PrefixPlan:
+    from llmtune.hardware.machine import pick_device
+    from llmtune.model.prefix_plan import plan_prefix, prefix_home
+
+    config = prospect.config
+    parts = Parts(
+        config=config, task=prospect.task, network=prospect.network, layers=prospect.layers,
+        token_table=prospect.tokenizer, options=config.train, splits=prospect.splits, feeds=prospect.feeds,
+        max_tokens=max_tokens, num_steps=prospect.num_steps, steps_per_epoch=prospect.steps_per_epoch,
+        peak_lr=peak_lr(config), console=console,
+    )  # fmt: skip
+    home = prefix_home(config, console.note)
+    return plan_prefix(parts, config.freeze_policy.build(parts), pick_device(config.hardware), home)
+
+
 def _cache_root(config: Config) -> Path | None:
     return Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
 
@@ -236,28 +216,6 @@ def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
         given = f"{wanted} tokens a row"
         raise ConfigError(Fault("data.max_tokens", given, f"this model takes {most} at most", "data.max_tokens=auto"))
     return wanted
-
-
-def _encode(
-    config: Config, task: Any, raw: Any, labels: Any, tokenizer: Any, max_tokens: int, console: Console,
-    stop: StopRequest,
-) -> Any:  # fmt: skip
-    import inspect
-
-    from llmtune.data.cache import code_version
-    from llmtune.data.encode import Limits, encode_splits
-    from llmtune.model.backbone import tokenizer_sha
-
-    data = config.data
-    key_parts = {
-        "tokenizer": tokenizer_sha(tokenizer),
-        "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
-    }
-    return encode_splits(
-        raw, task.encoder(tokenizer), key_parts, targets=labels.targets,
-        limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
-        cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
-    )  # fmt: skip
 
 
 def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> Any:

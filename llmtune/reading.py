@@ -85,7 +85,8 @@ def own_feeds(
             encoded = encode(asked, wanted.reader, raw, labels, tokenizer, max_tokens, console, stop)
         return FeedRows(
             splits=encoded.splits, reader=wanted.reader, fingerprint=encoded.fingerprint,
-            batch_rows=wanted.batch_rows, batch_tokens=wanted.batch_tokens, report=data_report(raw, labels, encoded),
+            batch_rows=wanted.batch_rows, batch_tokens=wanted.batch_tokens, data=wanted.data,
+            report=data_report(raw, labels, encoded),
         )  # fmt: skip
 
     parts = [part for part in config.objective.values() if hasattr(part, "feeds")]
@@ -93,13 +94,32 @@ def own_feeds(
     return dict(zip(wanted, all_of(*(functools.partial(fetch, feed) for feed in wanted.values()))))
 
 
+def watched_rows(
+    config: Config, model_config: Any, tokenizer: Any, max_tokens: int, console: Console, stop: StopRequest
+) -> Any:
+    """The encoded rows of `train.watch_forgetting`, or None. ModelError where the model has no head to score them."""
+    from llmtune.data.plain_text import PlainText, plain_rows
+    from llmtune.training.forgetting import refuse_without_head
+
+    train = config.train
+    if train.watch_forgetting is None:
+        return None
+    refuse_without_head(config, model_config)
+    most, reader = train.watch_forgetting_rows, PlainText()
+    asked = dataclasses.replace(config, data=plain_rows(config, train.watch_forgetting, limit=most))
+    with _naming("train.watch_forgetting"):
+        raw, labels = read(asked, reader, console, stop)
+        rows = encode(asked, reader, raw, labels, tokenizer, max_tokens, console, stop).splits["train"]
+    return rows.select(range(min(most, len(rows))))
+
+
 @contextlib.contextmanager
 def _naming(where: str | None) -> Iterator[None]:
-    """Faults that name keys of `data` name those below `where`, where the same settings were given."""
+    """Faults that name keys of `data` or `task` name those below `where`, where the same settings were given."""
     try:
         yield
     except UserError as error:
         if where is None:
             raise
-        moved = [re.sub(r"\bdata\.(columns\.)?", f"{where}.", str(fault)) for fault in error.faults]
+        moved = [re.sub(r"\b(data\.columns|data|task)\.(?=\w)", f"{where}.", str(fault)) for fault in error.faults]
         raise type(error)(*moved) from error

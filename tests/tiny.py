@@ -24,8 +24,16 @@ TINY = (
 )  # fmt: skip
 SEVERAL = ("objective", "augmentation")
 """groups of which several options may be chosen"""
+BESIDE = "objective.auxiliary.tasks={more: {train: builtin:reviews/validation.jsonl, limit: 50}}"
+"""another labelled set of rows"""
+SETS = ("objective=supervised", "objective=auxiliary", BESIDE)
 NEEDS: dict[str, tuple[str, ...]] = {
     "freeze_policy=adapters_only": ("adapter=lora",),
+    # the first tokens of rows are all alike in an untrained model: what is left is rounding
+    "objective=supervised_contrastive": ("objective.supervised_contrastive.pooling=mean",),
+    "objective=auxiliary": (BESIDE,),
+    **{f"balance={name}": SETS for name in ("uncertainty", "gradnorm", "pcgrad")},
+    **{f"sampling={name}": SETS for name in ("proportional", "temperature", "round_robin", "dynamic")},
 }
 """what an option can't be without, where that is no default"""
 ELSEWHERE = ("optimizer=adamw_8bit", "adapter=qlora")

@@ -153,6 +153,10 @@ class TrainSettings:
     gradient_checkpointing: bool
     ema: float | None
     swa: float | None
+    prefix_cache: str
+    prefix_cache_bytes: float | str
+    watch_forgetting: str | None
+    watch_forgetting_rows: int
     verify_model: str
 
     def __post_init__(self) -> None:
@@ -194,6 +198,12 @@ class TrainSettings:
         between("swa", self.swa, 0, 0.9999)
         if self.ema is not None and self.swa is not None:
             raise ValueError("swa: set together with ema; one average of the weights is kept; type train.ema=null")
+        one_of("prefix_cache", self.prefix_cache, ("auto", "on", "off"))
+        if isinstance(self.prefix_cache_bytes, str):
+            one_of("prefix_cache_bytes", self.prefix_cache_bytes, ("auto",))
+        else:
+            positive("prefix_cache_bytes", self.prefix_cache_bytes)
+        at_least("watch_forgetting_rows", self.watch_forgetting_rows, 1)
         one_of("verify_model", self.verify_model, ("process", "here", "off"))
         if self.batch_rows is not None and isinstance(self.batch_tokens, int):
             raise ValueError(
@@ -216,8 +226,8 @@ class SweepSettings:
 class Config:
     """A whole checked run: what `config.check.checked(cfg)` returns and everything below `build` takes.
 
-    `task`, `optimizer`, `freeze_policy`, `adapter` and each value of `objective` are instances of the one public
-    settings dataclass of the shelf module that the YAML names.
+    The parts (`task`, `freeze_policy`, `adapter`, `optimizer`, `balance`, `sampling`, each value of `objective`) are
+    instances of the one public settings dataclass of the shelf module that the YAML names.
     """
 
     seed: int
@@ -231,6 +241,8 @@ class Config:
     freeze_policy: Any
     adapter: Any
     optimizer: Any
+    balance: Any
+    sampling: Any
     hardware: HardwareSettings
     train: TrainSettings
     sweep: SweepSettings

@@ -20,6 +20,8 @@ class FeedWanted:
     """rows per optimizer step; None: by tokens"""
     batch_tokens: int | None = None
     """real tokens per optimizer step; None beside batch_rows=None: as many rows or tokens as the task has"""
+    where: str | None = None
+    """the key under which a user gave `data`, for messages about it; None: they speak of `data`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,10 @@ class FeedRows:
     fingerprint: str
     batch_rows: int | None
     batch_tokens: int | None
+    data: Any = None
+    """the DataSettings that they were read with"""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """as data_report.json"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmtune.core.protocols import Sampling
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
@@ -30,6 +31,8 @@ class TokenTable:
         for name in model_inputs:
             if name in dataset.column_names:
                 self._flat[name] = _flat_lists(dataset, name)
+        self.keep: Callable[[Rows], Any] | None = None
+        """where the prefix cache keeps rows, while there is one"""
         self.targets = dataset.with_format(None)["target"][:] if "target" in dataset.column_names else None
 
     def __len__(self) -> int:
@@ -64,6 +67,7 @@ class TokenTable:
             weight=weight,
             real_tokens=int(self.lengths[rows].sum()) if weight else 0,
             padded_tokens=view["input_ids"].numel() if weight else 0,
+            kept=self.keep(rows) if self.keep is not None else None,
         )
 
 
@@ -114,13 +118,14 @@ class TrainFeed:
 
 @dataclass
 class Mixture:
-    """Several feeds as one: each step has micro-batches of every feed, the task's first."""
+    """Several feeds as one: a step has micro-batches of those that `sampling` picks for it, the task's first."""
 
     feeds: dict[str, TrainFeed]
     """by name; `task` has the task's own rows"""
+    sampling: Sampling
 
     def at(self, step: int) -> list[Batch]:
-        return [batch for feed in self.feeds.values() for batch in feed.at(step)]
+        return [batch for name, own in self.sampling.pick(step).items() for batch in self.feeds[name].at(own)]
 
     def worst(self) -> list[Batch]:
         """The largest micro-batch of each feed."""

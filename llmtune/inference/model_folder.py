@@ -2,6 +2,7 @@
 
 An adapter that can be folded into the weights is; it lies in `model/adapter/` besides, in peft's own form. One that
 can't lies there alone, and the folder is the model that it was trained on: `open_model` puts the two together.
+So it does with the heads of other tasks that were learnt beside, in `model/auxiliary/<name>/`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llmtune.core.errors import Fault, ModelError
@@ -20,14 +22,23 @@ FORMAT = 1
 CARD = "llmtune.json"
 ADAPTER = "adapter"
 """the folder in `model/` that holds the adapter"""
+BODY = "body"
+"""key in the card of a folder that holds a head alone: the way from there to the folder of the whole model"""
 
 
-def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any], adapter: Any) -> None:
+def write_model(
+    folder: Path, model: Any, tokenizer: Any, card: dict[str, Any], adapter: Any,
+    beside: Mapping[str, tuple[Any, dict[str, Any]]] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """`save_pretrained` of model and tokenizer, `card` (labels, columns, preprocessing) as llmtune.json, the adapter.
+
+    `beside`: path below `folder` -> model on the same backbone, of which the head alone is written, and its card.
 
     Raises:
         SaveFailed: with the system's reason; a model that was there before is untouched.
     """
+    from llmtune.model.task_head import save_head
+
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a start that was killed here
         shutil.rmtree(left, ignore_errors=True)
     aside, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
@@ -37,6 +48,12 @@ def write_model(folder: Path, model: Any, tokenizer: Any, card: dict[str, Any], 
         adapter.save(model, aside / ADAPTER, card.get("base"))
         tokenizer.save_pretrained(aside)
         write_json(aside / CARD, {"format": FORMAT, **card})
+        for place, (other, other_card) in beside.items():
+            (aside / place).mkdir(parents=True)
+            save_head(other, aside / place)
+            tokenizer.save_pretrained(aside / place)
+            body = "/".join([".."] * len(Path(place).parts))
+            write_json(aside / place / CARD, {"format": FORMAT, **other_card, BODY: body})
         if folder.exists():
             os.replace(folder, old)
         os.replace(aside, folder)
@@ -93,6 +110,8 @@ def open_model(
 
     from llmtune.config.shelf import find_part
 
+    if BODY in card:
+        return _with_head(folder, card, plugins), []
     model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     kept = card.get("adapter")
     if kept is not None and not kept["merged"]:
@@ -101,3 +120,24 @@ def open_model(
         adapter.wrap(model)
         adapter.load(model, folder / ADAPTER)
     return model.eval(), sorted(info["missing_keys"])
+
+
+def _with_head(folder: Path, card: Mapping[str, Any], plugins: Sequence[str]) -> Any:
+    """The head in `folder` on the backbone of the model that it was trained with."""
+    import transformers
+
+    from llmtune.model.task_head import load_head
+
+    def class_in(place: Path) -> tuple[Any, Any]:
+        config = transformers.AutoConfig.from_pretrained(place)
+        return getattr(transformers, config.architectures[0]), config
+
+    place = folder / card[BODY]
+    whole, missing = open_model(place, class_in(place)[0], read_card(place), plugins)
+    if missing:
+        raise ValueError(f"{place} lacks weights: {', '.join(missing[:4])}")
+    model_class, config = class_in(folder)
+    model = model_class(config)
+    setattr(model, model.base_model_prefix, whole.base_model)
+    load_head(model, folder)
+    return model.eval()

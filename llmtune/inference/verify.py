@@ -42,7 +42,10 @@ def probe(
 
 
 def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
-    """What differs between the model in `folder` and what the trained one gave; an empty list is the proof."""
+    """What differs between the model in `folder` and what the trained one gave; an empty list is the proof.
+
+    `expected` of `probe`; its `beside`: the same for folders below this one.
+    """
     import transformers
 
     model_class = _class_of(expected["class"])
@@ -53,6 +56,8 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
     if labels != expected["labels"]:
         faults.append(f"labels: {labels} instead of {expected['labels']}")
     faults += _differences(model, tokenizer, expected)
+    for place, other in expected.get("beside", {}).items():
+        faults += [f"{place}: {fault}" for fault in compare(folder / place, other)]
     if expected["base"] is not None:
         alone = _adapted(folder, model_class, expected["base"])
         faults += [f"the adapter by itself: {fault}" for fault in _differences(alone, tokenizer, expected)]
@@ -74,7 +79,8 @@ def _opened(folder: Path, model_class: Any) -> Any:
     import torch
 
     card = json.loads((folder / "llmtune.json").read_text(encoding="utf-8"))
-    if card["adapter"] is None or card["adapter"]["merged"]:
+    whole = "body" not in card
+    if whole and (card["adapter"] is None or card["adapter"]["merged"]):
         return model_class.from_pretrained(folder, dtype=torch.float32).eval()
     from llmtune.inference.model_folder import open_model
 

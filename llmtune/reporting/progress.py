@@ -80,8 +80,15 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
         )  # fmt: skip
     return (
         f"step {record['step']}  validation: {record['metric']} {score}, loss {record['loss']:.4f} "
-        f"({duration(record['seconds'])}){best}"
+        f"({duration(record['seconds'])}){best}" + _beside(record)
     )
+
+
+def _beside(record: Mapping[str, Any]) -> str:
+    """The scores of other tasks, their losses first."""
+    each = (f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:2])
+            for name, scores in record.get("beside", {}).items())  # fmt: skip
+    return "".join(f"\n      {line}" for line in each)
 
 
 class Bar:

@@ -41,10 +41,23 @@ def plan_lines(prepared: Any) -> list[str]:
         f"task: {config.task.name}, {prepared.task.problem_type}"
         + (f", {prepared.task.num_outputs} labels" if prepared.task.labels else "")
         + f"; best by {prepared.task.metric}",
-        f"plan: {prepared.num_steps:,} steps of {per_step} ({prepared.num_steps / order.steps_per_epoch:.3g} epochs of "
-        f"{order.steps_per_epoch:,}), lr {prepared.peak_lr:g} {config.optimizer.schedule}",
+        f"plan: {prepared.num_steps:,} steps of {per_step} ({prepared.num_steps / prepared.steps_per_epoch:.3g} epochs "
+        f"of {prepared.steps_per_epoch:,}), lr {prepared.peak_lr:g} {config.optimizer.schedule}",
+        *_beside(prepared),
+        prepared.prefix.line,
         f"disk: the run folder takes at most {size(prepared.disk_budget)}",
     ]
+
+
+def _beside(prepared: Any) -> list[str]:
+    """Which sets of rows there are besides the task's, and how often each is read."""
+    if not prepared.feeds:
+        return []
+    rows = {"task": len(prepared.splits["train"])}
+    rows |= {name: len(feed.splits["train"]) for name, feed in prepared.feeds.items()}
+    shares = prepared.config.sampling.shares(rows)
+    each = ", ".join(f"{name} {number:,} rows ({shares[name]:.0%} of steps)" for name, number in rows.items())
+    return [f"sets of rows: {each}; sampling {prepared.config.sampling.name}, balance {prepared.config.balance.name}"]
 
 
 def starting_lines(prepared: Any, loaded: Any, trial: Any, machine: Any) -> list[str]:

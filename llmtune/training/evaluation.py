@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from llmtune.core.types import Batch
 from llmtune.data.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
+
+Forward = Callable[[Batch], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,23 @@ class Evaluation:
     real_tokens: int
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Rows, the model that is run on them, and the task that scores them."""
+
+    model: nn.Module
+    feed: EvaluationFeed
+    task: Any
+
+
 def predict(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, *, task: Any = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
 ) -> tuple[np.ndarray, float] | None:  # fmt: skip
     """Logits of all rows of `feed` (N, C) on every process, and the mean loss if `task` is given (else NaN).
 
-    None if a stop was asked for. The model is left in the mode (train or eval) it was in.
+    None if a stop was asked for. The model is left in the mode (train or eval) it was in. `forward`: its logits of a
+    batch's clean view by another way, such as the trunk's, which has a prefix cache.
     """
     was_training = model.training
     modes = {module: module.training for module in model.modules()} if was_training else {}
@@ -51,7 +65,7 @@ def predict(
                 if hasattr(task, "outputs"):  # of so many words that their logits are added up at once
                     logits_BC = task.outputs(model, batch)
                 else:
-                    logits_BC = model(**batch.views["clean"]).logits.float()
+                    logits_BC = (model(**batch.views["clean"]).logits if forward is None else forward(batch)).float()
                 if task is not None:
                     loss = task.loss(logits_BC, batch.targets)
                     total, count = total + float(loss.total), count + float(loss.count)
@@ -67,11 +81,11 @@ def predict(
 
 def evaluate(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, task: Any,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
 ) -> Evaluation | None:  # fmt: skip
     """Loss and the task's scores over all rows of `feed`; None if a stop was asked for."""
     start = time.perf_counter()
-    done = predict(model, feed, machine, task=task, should_stop=should_stop)
+    done = predict(model, feed, machine, task=task, should_stop=should_stop, forward=forward)
     if done is None:
         return None
     logits_NC, loss = done

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from llmtune.core.errors import Diverged
-from llmtune.core.protocols import Follower
+from llmtune.core.protocols import Balance, Follower
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
+from llmtune.training.apart import Apart
 from llmtune.training.comparing import Compared, compare_over_splits
 from llmtune.training.gradients import add_noise, clip_by_value
 
@@ -35,6 +36,10 @@ class StepResult:
     rows: int
     real_tokens: int
     padded_tokens: int
+    weights: dict[str, float] = field(default_factory=dict)
+    """by objective: what its mean loss was multiplied by"""
+    norms: dict[str, float] = field(default_factory=dict)
+    """by objective: of its weighted gradient on what the balance watches, if it watches anything"""
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Stepper:
     clip_norm: float | None
     clip_value: float | None
     grad_noise: float
+    balance: Balance
     followers: Sequence[Follower] = ()
     """parts that look at each step while its gradients are there"""
     skipped_in_a_row: int = 0
@@ -58,13 +64,18 @@ class Stepper:
     def objectives(self) -> Mapping[str, Any]:
         return self.composite.objectives
 
+    @property
+    def combines(self) -> bool:
+        """Does the balance make the gradient out of those of the objectives, or is it that of their weighted sum?"""
+        return hasattr(self.balance, "combine")
+
     def run(self, step: int, batches: list[Batch], lr: float, should_stop: Callable[[], bool]) -> StepResult | None:
         """Step number `step` on this process's `batches`; None if a stop was asked for in the middle of it.
 
         Raises:
             Diverged: loss or gradient is NaN or infinite; the weights are those before the step.
         """
-        weights = {name: part.weight(step) for name, part in self.objectives.items()}
+        weights = self.balance.weights({name: part.weight(step) for name, part in self.objectives.items()})
         active = [name for name, weight in weights.items() if weight != 0]
         read = {self.objectives[name].feed for name in active}
         batches = [batch for batch in batches if batch.feed in read]
@@ -73,10 +84,16 @@ class Stepper:
         counts.update({name: item.count for name, item in compared.items()})
         scales = {name: weights[name] * self.machine.world / max(counts[name], 1e-12) for name in active}
 
-        totals = self._accumulate(step, batches, active, scales, compared, should_stop)
+        apart = Apart(self.composite, self.balance.watched, self.machine) if self.balance.watched else None
+        totals = self._accumulate(step, batches, scales, compared, apart, should_stop)
         if totals is None:
             self.optimizer.zero_grad(set_to_none=True)
             return None
+        norms = {}
+        if apart is not None and self.combines:
+            apart.put(self.balance.combine(step, apart.gathered(active)))  # type: ignore[attr-defined]
+        elif apart is not None:
+            norms = apart.norms(active)
         limit = math.inf if self.clip_norm is None else self.clip_norm
         grad_norm = float(self.machine.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         sums = dict(zip(active, self.machine.add_up([float(totals[name]) for name in active])))
@@ -92,7 +109,7 @@ class Stepper:
         self.optimizer.step()
         loss = sum(weights[name] * sums[name] / max(counts[name], 1e-12) for name in active)
         sums.update({f"{name}/count": counts[name] for name in active})
-        result = StepResult({"loss": loss, **sums}, grad_norm, rows, real, padded)
+        result = StepResult({"loss": loss, **sums}, grad_norm, rows, real, padded, weights, norms)
         for part in self.followers:
             part.follow(step, result)
         self.optimizer.zero_grad(set_to_none=True)
@@ -116,11 +133,11 @@ class Stepper:
         return [fold(self.seed, "dropout", step, micro, self.machine.rank) for micro in range(len(batches))]
 
     def _accumulate(
-        self, step: int, batches: list[Batch], active: list[str], scales: Mapping[str, float],
-        compared: Mapping[str, Compared], should_stop: Callable[[], bool],
+        self, step: int, batches: list[Batch], scales: Mapping[str, float], compared: Mapping[str, Compared],
+        apart: Apart | None, should_stop: Callable[[], bool],
     ) -> dict[str, torch.Tensor] | None:  # fmt: skip
-        """Forward and backward of every micro-batch; this process's detached loss sums by objective."""
-        accelerator, device = self.machine.accelerator, self.machine.device
+        """Forward and backward of every micro-batch; this process's detached loss sums by active objective."""
+        accelerator, device, active = self.machine.accelerator, self.machine.device, list(scales)
         totals = {name: torch.zeros((), device=device) for name in active}
         for micro, draw in enumerate(self._draws(step, batches)):
             batch = batches[micro]
@@ -130,11 +147,14 @@ class Stepper:
             self.composite.trunk.draw = draw
             last = micro == len(batches) - 1
             pulls = {name: item.pulls[micro] for name, item in compared.items() if item.pulls[micro] is not None}
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
+            syncs = last and not self.combines  # what is taken apart is exchanged apart
+            with contextlib.nullcontext() if syncs else accelerator.no_sync(self.module):
                 losses = self.module(batch.to(device), active, pulls)
-                scaled = sum(loss.total * (scales[name] * batch.weight) for name, loss in losses.items())
-                if losses:
-                    accelerator.backward(scaled)
+                scaled = {name: loss.total * (scales[name] * batch.weight) for name, loss in losses.items()}
+                if apart is not None:
+                    apart.add(scaled, keep_graph=not self.combines)
+                if losses and not self.combines:
+                    accelerator.backward(sum(scaled.values()))
             for name, loss in losses.items():
                 totals[name] += loss.total.detach() * batch.weight
         self.composite.trunk.draw = None

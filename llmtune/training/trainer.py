@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,12 @@ from llmtune.core.types import TrainState
 from llmtune.data.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
+from llmtune.model.prefix_cache import PrefixCache
 from llmtune.run.checkpoint import Checkpoint, CheckpointStore
 from llmtune.run.metrics_log import MetricsLog
 from llmtune.training.ema import Average
-from llmtune.training.evaluation import Evaluation, evaluate
+from llmtune.training.evaluation import Evaluation, Scored, evaluate
+from llmtune.training.forgetting import Forgetting
 from llmtune.training.freezing import Freezing
 from llmtune.training.optimizer_state import optimizer_state, restore_optimizer
 from llmtune.training.step import Stepper, StepResult
@@ -50,11 +52,17 @@ class Trainer:
     """the same, as wrapped for devices"""
     stepper: Stepper
     freezing: Freezing
+    prefix: PrefixCache
     schedule: Schedule
     peak_lr: float
     task: Any
     feed: Mixture
     validation: EvaluationFeed | None
+    beside: Mapping[str, Scored]
+    """by feed: validation rows of other tasks, scored whenever the task's are"""
+    score_followers: Sequence[Any]
+    """parts with `follow_scores(step, scores by feed)`"""
+    forgetting: Forgetting | None
     clocks: Clocks
     machine: Machine
     store: CheckpointStore | None
@@ -84,24 +92,35 @@ class Trainer:
             Diverged: NaN or Inf; the last checkpoint is whole.
         """
         self._clock = time.perf_counter()
-        self.freezing.apply(self.state.step)
+        self._freeze()
         if self.machine.is_main:
             self.freezing.remember()
         try:
             while True:
+                self._freeze()
                 self._evaluate_if_due()
+                if self.forgetting is not None and self.forgetting.watch(self):
+                    self._clock = time.perf_counter()
                 self._save_if_due()
                 if self._at_end():
                     break
-                self.freezing.apply(self.state.step)
                 self._stop_if_asked()
                 self._train_one_step()
             self._evaluate()
             self._save()
             self.machine.wait()  # all processes read the best model next
+        except BaseException:
+            self.prefix.close()
+            raise
         finally:
             for watcher in self.watchers:
                 watcher.on_end()
+
+    def _freeze(self) -> None:
+        """What trains in the coming step; at the end of the run, what trained in the last one."""
+        step = min(self.state.step, self.clocks.num_steps - 1)
+        self.freezing.apply(step)
+        self.prefix.turn(self.freezing.trainable or (), step)
 
     # ---- one step ----
 
@@ -149,9 +168,10 @@ class Trainer:
         if step % self.clocks.log_every == 0 or step == self.clocks.num_steps:
             steps, num_skipped = window.pop("steps"), window.pop("skipped")
             record = {"step": step, "epoch": self._epoch(), "split": "train", "loss": window["loss"] / steps}
-            names = [name for name in self.stepper.objectives if f"{name}/count" in window]
-            if len(names) > 1:
+            names = [name for name in self.stepper.objectives if window.get(f"{name}/count")]
+            if len(self.stepper.objectives) > 1:
                 record |= {f"loss/{name}": window[name] / max(window[f"{name}/count"], 1e-12) for name in names}
+            record |= {f"weight/{name}": value for name, value in result.weights.items() if name in self._weighed}
             record |= {"lr": lr, "grad_norm": window["grad_norm"] / max(1, steps - num_skipped)}
             self._write(self.metrics, record | ({"skipped_steps": int(num_skipped)} if num_skipped else {}))
             window.clear()
@@ -162,6 +182,12 @@ class Trainer:
                 "padding_share": round(1 - result.real_tokens / max(1, result.padded_tokens), 4),
                 "peak_memory_bytes": self.machine.peak_memory(),
             })  # fmt: skip
+
+    @property
+    def _weighed(self) -> set[str]:
+        """Objectives whose weight is not the same all along."""
+        parts, learns = self.stepper.objectives, self.stepper.balance.learns
+        return {name for name, part in parts.items() if learns or getattr(part.weight, "changes", False)}
 
     def _write(self, log: MetricsLog | None, record: Mapping[str, Any]) -> None:
         if log is not None:
@@ -181,28 +207,47 @@ class Trainer:
         """Score the validation rows at this step, once; keep the model if it is the best so far."""
         if self.validation is None or self.state.evaluated_step == self.state.step:
             return
-        with self.average.in_place() if self.average else contextlib.nullcontext():
-            done = evaluate(
-                self.composite.model, self.validation, self.machine, self.task, lambda: bool(self.should_stop())
-            )
-        if done is None:
+        found = self._evaluations(self.validation)
+        if found is None:
             self._stop(self._agreed_stop() or "a signal")
             return
+        done = found.pop("task")
         self.evaluation = done
-        self.eval_seconds += done.seconds
+        self.eval_seconds += done.seconds + sum(one.seconds for one in found.values())
         score = done.scores.get(self.task.metric)
-        self._note_score(score, done.scores)
-        record = {"step": self.state.step, "epoch": self._epoch(), "split": "validation", **done.scores}
+        beside = {name: one.scores for name, one in found.items()}
+        self._note_score(score, done.scores, beside)
+        for part in self.score_followers:
+            part.follow_scores(self.state.step, {"task": done.scores, **beside})
+        place = {"step": self.state.step, "epoch": self._epoch()}
+        record = {**place, "split": "validation", **done.scores}
         self._write(self.metrics, record)
+        others = {name.rpartition("/")[2]: scores for name, scores in beside.items()}
+        for name, scores in others.items():
+            self._write(self.metrics, {**place, "split": f"validation/{name}", **scores})
         for watcher in self.watchers:
             watcher.on_evaluation({
-                **record, "metric": self.task.metric, "score": score, "seconds": done.seconds,
+                **record, "beside": others, "metric": self.task.metric, "score": score, "seconds": done.seconds,
                 "best_score": self.state.best_score, "best_step": self.state.best_step,
             })  # fmt: skip
         # evaluation time is told apart from training time
         self._clock = time.perf_counter()
 
-    def _note_score(self, score: float | None, scores: Mapping[str, float]) -> None:
+    def _evaluations(self, validation: EvaluationFeed) -> dict[str, Evaluation] | None:
+        """By feed, of the weights that are kept; None if a stop was asked for."""
+        found = {}
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            for name, one in {"task": Scored(self.composite.model, validation, self.task), **self.beside}.items():
+                forward = self.composite.trunk.evaluated if name == "task" else None
+                done = evaluate(one.model, one.feed, self.machine, one.task, lambda: bool(self.should_stop()), forward)
+                if done is None:
+                    return None
+                found[name] = done
+        return found
+
+    def _note_score(
+        self, score: float | None, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]
+    ) -> None:
         state = self.state
         state.evaluated_step, state.last_score = state.step, score
         sign = 1 if self.task.mode == "max" else -1
@@ -210,13 +255,14 @@ class Trainer:
             return  # not defined on these rows yet (a correlation of equal predictions): neither gain nor loss
         if state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain:
             state.best_score, state.best_step, state.evals_without_gain = score, state.step, 0
-            self._save_best(scores)
+            self._save_best(scores, beside)
         else:
             state.evals_without_gain += 1
 
-    def _save_best(self, scores: Mapping[str, float]) -> None:
+    def _save_best(self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> None:
         if self.store is not None:
-            self.store.save("best", self.state.step, {"model": self.kept_weights()}, {"scores": dict(scores)})
+            told = {"scores": dict(scores), "beside": {name: dict(found) for name, found in beside.items()}}
+            self.store.save("best", self.state.step, {"model": self.kept_weights()}, told)
 
     # ---- the end ----
 
@@ -260,6 +306,7 @@ class Trainer:
         now = {**self.state.to_json(), "seconds": None}
         if now == self._saved:
             return
+        self.prefix.flush()
         if self.store is not None:
             optimizer_tensors, optimizer_plain = optimizer_state(self.stepper.optimizer)
             tensors = {"model": self._weights(), "optimizer": optimizer_tensors}
@@ -341,5 +388,7 @@ class Trainer:
         strange = sorted(own.keys() ^ tensors.keys())
         if strange:
             raise ResumeError(f"resume: the checkpoint's tensors are not this model's: {', '.join(strange[:5])}")
+        if self.freezing.policy.changes:
+            self.prefix.close()  # what is frozen now may have trained when these were saved
         for name, value in tensors.items():
             own[name].copy_(value)
