@@ -36,8 +36,8 @@ def refuse_without_head(config: Any, model_config: Any) -> None:
     if not head_is_there(config.model, model_config):
         word = {"masked": "masked_lm", "causal": "causal_lm"}[kind]
         raise ModelError(
-            Fault("train.watch_forgetting", f"{config.model.path or name} holds no trained language-model head, so what "
-                  "it forgets can't be told by one", "weights with such a head",
+            Fault("train.watch_forgetting", f"{config.model.path or name} holds no trained language-model head, so "
+                  "what it forgets can't be told by one", "weights with such a head",
                   f"llmtune train task={word} trains one; or type train.watch_forgetting=null")
         )  # fmt: skip
 
@@ -46,8 +46,9 @@ class Forgetting:
     """The rows, and the head through which they are scored: the one that an objective trains, else as it came."""
 
     def __init__(
-        self, network: Any, feed: EvaluationFeed, tokenizer: Any, config: Any, heads: Iterable[LanguageHead], device: Any
-    ):
+        self, network: Any, feed: EvaluationFeed, tokenizer: Any, config: Any, heads: Iterable[LanguageHead],
+        device: Any,
+    ):  # fmt: skip
         self.network, self.feed = network, feed
         own = next(iter(heads), None)
         self.head = own if own is not None else load_head(config.model, network, seed=config.seed).to(device)
