@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train_rows, validation_rows = (encode(rows, names, tokenizer, args.padding) for rows in (train, validation))
     set_seed(args.seed)
     model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=len(names))
+    freeze(model.base_model, args.frozen_layers)
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -109,6 +110,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def freeze(backbone: Any, num_layers: int) -> None:
+    """Embeddings and the lowest layers of a BERT-like model, as its users do it; 0: nothing."""
+    if num_layers:
+        for module in (backbone.embeddings, *backbone.encoder.layer[:num_layers]):
+            module.requires_grad_(False)
+
+
 def _warm_up(trainer: Any) -> None:
     """One forward and backward pass before the clock starts; llmtune tries its largest batch before step 0, too."""
     batch = next(iter(trainer.get_train_dataloader()))
@@ -134,6 +142,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--max-steps", type=int, default=0, help="instead of epochs; evaluates at the end only")
     parser.add_argument("--batch-rows", type=int, default=32)
+    parser.add_argument("--frozen-layers", type=int, default=0, help="lowest layers without gradient, and embeddings")
     parser.add_argument("--lr", type=float, default=5e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

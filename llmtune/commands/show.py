@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     below = {name: value for name, value in values.items() if name.startswith(f"{key}.")}
     if key in values:
         _print_key(key, values[key], composition)
+        if key == "train.prefix_cache":
+            print(f"  here     {_of_the_prefix_cache(check)}")
     elif below:
         _print_choice(key, composition, arguments.config_dirs)
         _print_section(below, composition)
@@ -71,6 +73,18 @@ def _print_key(key: str, value: Any, composition: Composition) -> None:
     if meaning:
         print(f"  meaning  {meaning}")
     print(f"  set by   {composition.origin.place(key)}")
+
+
+def _of_the_prefix_cache(check: Check) -> str:
+    """Whether a run of these settings would use it, and why; model and rows are looked at for that."""
+    from llmtune.preflight import preflight
+    from llmtune.run.console import Console
+    from llmtune.run.signals import StopRequest
+
+    try:
+        return preflight(check.build(), Console(quiet=True), StopRequest()).prefix.line
+    except UserError as error:
+        return f"no run of these settings would start: {error.faults[0]}"
 
 
 def _print_choice(key: str, composition: Composition, config_dirs: list[str]) -> None:

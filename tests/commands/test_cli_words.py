@@ -195,6 +195,13 @@ def test_show_lists_every_key(capsys):
     assert all("  # " in line or " # " in line for line in lines if line.startswith("train."))
 
 
+def test_show_of_the_prefix_cache_says_why(capsys):
+    assert cli.main(["show", "train.prefix_cache", "freeze_policy=head_only", "train.epochs=3"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "train.prefix_cache=auto"
+    assert last.startswith("  here     prefix cache: on: 2 of 2 layers are frozen")
+
+
 @pytest.mark.parametrize(("key", "meant"), [("lr", "optimizer.lr"), ("optimizer.lrr", "optimizer.lr"), ("sed", "seed")])
 def test_show_of_no_key_tells_the_nearest(key, meant, capsys):
     assert cli.main(["show", key]) == 2
