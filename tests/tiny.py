@@ -29,6 +29,9 @@ BESIDE = "objective.auxiliary.tasks={more: {train: builtin:reviews/validation.js
 SETS = ("objective=supervised", "objective=auxiliary", BESIDE)
 NEEDS: dict[str, tuple[str, ...]] = {
     "freeze_policy=adapters_only": ("adapter=lora",),
+    "objective=r_drop": ("model.dropout=0.1",),
+    # at the start nothing has moved
+    "objective=ewc": ("objective=supervised",),
     # the first tokens of rows are all alike in an untrained model: what is left is rounding
     "objective=supervised_contrastive": ("objective.supervised_contrastive.pooling=mean",),
     "objective=auxiliary": (BESIDE,),
