@@ -198,7 +198,7 @@ class Turns:
     def apart(self, other: Turns) -> float:
         """Largest difference of a weight."""
         mine, theirs = (dict(run.trainer.composite.named_parameters()) for run in (self, other))
-        return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
+        return max(float((mine[name] - theirs[name]).detach().abs().max()) for name in mine)
 
     def proof(self) -> dict[str, float]:
         """That it trained: mean loss of the first and of the last eighth of all steps, least norm of a gradient."""

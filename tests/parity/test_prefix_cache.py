@@ -259,3 +259,22 @@ def test_a_second_dropout_run_and_a_perturbed_one(rows: list[str], tmp_path: Pat
     for found, expected in zip(*answers):
         assert torch.allclose(found, expected, atol=1e-6)
     assert not torch.allclose(answers[0][0], answers[0][1], atol=1e-3)
+
+
+@pytest.mark.dist
+def test_two_processes_fill_one_entry(rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from llmtune.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, *rows[:3], *WORDS_OF_ALL, *POLICIES["top_layers"], "train.epochs=2", "model.dropout=0"]
+    for name, processes in (("one", 1), ("two", 2)):
+        more = [f"run.dir={name}", f"data.cache_dir={tmp_path / name}-cache", f"hardware.processes={processes}"]
+        assert main(["train", *words, *more]) == 0
+    filled = sorted(np.fromfile(path, np.uint32).tolist() for path in (tmp_path / "two-cache").rglob("filled.bin"))
+    assert sorted(map(len, filled)) == [12, 14, 60]
+    assert all(all(sums) for sums in filled)
+    one, two = (load_file(tmp_path / name / "checkpoints/step-000014/model.safetensors") for name in ("one", "two"))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-6
