@@ -36,6 +36,8 @@ class Mixout:
     def build(self, parts: Parts) -> TaskTerm:
         from llmtune.objective.starting_weights import Starts
 
+        if "supervised" in parts.config.objective:
+            parts.console.say("mixout beside supervised: rows go through with and without it; alone it is the paper's")
         starts = Starts(parts.network, mixed_names(parts))
         total = functools.partial(total_loss, parts.task, parts.network, starts, self.probability, parts.config.seed)
         return TaskTerm(self.name, weight_schedule(self.weight, parts.num_steps), parts.task, total)

@@ -29,6 +29,8 @@ class Neftune:
         positive("alpha", self.alpha)
 
     def build(self, parts: Parts) -> TaskTerm:
+        if "supervised" in parts.config.objective:
+            parts.console.say("neftune beside supervised: rows go through twice; alone it is the paper's")
         total = functools.partial(total_loss, parts.task, self.alpha)
         return TaskTerm(self.name, weight_schedule(self.weight, parts.num_steps), parts.task, total)
 

@@ -97,7 +97,7 @@ def test_no_row_minds_its_neighbours(option: str, family: str) -> None:
     for rows in (slice(None), slice(0, 2), slice(2, 6)):
         trunk.reset()
         totals.append(part.loss(trunk, batch_of(rows=rows)).total.item())
-    assert totals[0] == pytest.approx(totals[1] + totals[2], rel=1e-4)
+    assert totals[0] == pytest.approx(totals[1] + totals[2], rel=1e-3)
 
 
 @pytest.mark.parametrize("option", [*KINDS, "neftune"])
