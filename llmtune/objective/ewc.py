@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import Parts, Prospect
@@ -22,6 +22,8 @@ class Ewc:
     weight: float | str
     rows: str | None
     sample_rows: int
+    balanced: ClassVar[bool] = False
+    """a distance keeps its own weight, whatever `balance` makes of losses"""
 
     def __post_init__(self) -> None:
         weight("weight", self.weight)

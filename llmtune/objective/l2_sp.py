@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import at_least, weight
@@ -18,6 +18,8 @@ class L2Sp:
     name: str
     weight: float | str
     new_weights: float
+    balanced: ClassVar[bool] = False
+    """a distance keeps its own weight, whatever `balance` makes of losses"""
 
     def __post_init__(self) -> None:
         weight("weight", self.weight)

@@ -173,6 +173,7 @@ def test_gradients_by_objective_are_those_of_their_losses(rows: list[str], tmp_p
 @pytest.mark.parametrize(("words", "said"), [
     (["balance=uncertainty"], "one loss to balance"),
     (["balance=gradnorm"], "one loss to balance"),
+    (["balance=uncertainty", "objective=[supervised,l2_sp]"], "one loss to balance"),
     ([*together("balance=pcgrad", "sampling=round_robin")], "gradients of all objectives in each step"),
     ([*together("balance=gradnorm"), "freeze_policy=head_only"], "share no parameter that trains"),
     ([*together("balance=pcgrad"), "hardware.compile=true"], "hardware.compile=false"),
