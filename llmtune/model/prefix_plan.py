@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ class PrefixPlan:
         """Is it worth filling if so many passes over the rows are to come at one depth?"""
         return self.forced or passes >= LEAST_PASSES
 
-    def without(self, objectives: Iterable[Any]) -> PrefixPlan:
-        """This plan, or none where a built objective looks into the prefix; `why_impossible` says it of settings."""
+    def without(self, objectives: Collection[Any]) -> PrefixPlan:
+        """This plan, or none where a built objective looks into the prefix, or none reads rows as they are."""
+        views = {getattr(part, "view", "clean") for part in objectives if part.feed == "task"}
         why = _looks_inside(objectives)
+        if why is None and objectives and "clean" not in views:
+            why = "no objective reads the task's rows as they are"
         return PrefixPlan(False, False, f"prefix cache: off: {why}") if why and self.wanted else self
 
 

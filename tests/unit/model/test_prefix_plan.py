@@ -28,6 +28,7 @@ CASES: dict[tuple[str, ...], str] = {
     (*PROBE, "hardware.deterministic=true"): "off: hardware.deterministic=true",
     (*PROBE, "objective=[supervised,fgm]"): "off: objective fgm changes the embeddings of the rows",
     (*PROBE, "train.prefix_cache_bytes=1000"): r"off: it may take 0.00 GB, 0.00 GB are allowed",
+    (*PROBE, "augmentation=[random_swap]"): "off: augmentation=random_swap changes the rows",
     ("freeze_policy=gradual", "freeze_policy.every=3ep", "train.epochs=9"):
         "on: 2 of 2 layers from step 0, 1 of 2 layers from step",
     ("freeze_policy=converging", "freeze_policy.every=1ep", "train.epochs=5"): "on as soon as the lowest layers are",
@@ -63,14 +64,18 @@ def test_on_where_it_can_not_be_is_refused(words: tuple[str, ...], rows: list[st
 
 def test_objectives_that_look_inside_switch_it_off(rows: list[str]) -> None:
     class Reading:
-        name = "reading"
+        name, feed = "reading", "task"
         wants = ("hidden_states",)
+
+    class Masked:
+        name, feed, view = "masked", "task", "masked"
 
     plan = plan_of(*rows, *PROBE)
     assert plan.without([]) == plan
     without = plan.without([Reading()])
     assert not without.wanted
     assert without.line == "prefix cache: off: objective reading reads hidden_states of the layers below"
+    assert plan.without([Masked()]).line == "prefix cache: off: no objective reads the task's rows as they are"
 
 
 def test_other_devices_only_when_asked(rows: list[str], tmp_path: Path) -> None:
