@@ -35,6 +35,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     # the first tokens of rows are all alike in an untrained model: what is left is rounding
     "objective=supervised_contrastive": ("objective.supervised_contrastive.pooling=mean",),
     "objective=auxiliary": (BESIDE,),
+    "objective=causal_lm": ("model=tiny_gpt2",),
+    "objective=replay": ("objective.replay.rows=builtin:tales/validation.txt",),
     **{f"balance={name}": SETS for name in ("uncertainty", "gradnorm", "pcgrad")},
     **{f"sampling={name}": SETS for name in ("proportional", "temperature", "round_robin", "dynamic")},
 }

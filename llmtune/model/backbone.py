@@ -242,7 +242,8 @@ def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
     if dropout is None:
         return
     for key in list(config.to_dict()):
-        if "dropout" in key and isinstance(getattr(config, key), (int, float)) and "classifier" not in key:
+        is_dropout = "dropout" in key or key.endswith("_pdrop")  # GPT-2's
+        if is_dropout and isinstance(getattr(config, key), (int, float)) and "classifier" not in key:
             setattr(config, key, dropout)
 
 
