@@ -36,6 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=supervised_contrastive": ("objective.supervised_contrastive.pooling=mean",),
     "objective=auxiliary": (BESIDE,),
     "objective=causal_lm": ("model=tiny_gpt2",),
+    "objective=denoising": ("model=tiny_t5",),
     "objective=replay": ("objective.replay.rows=builtin:tales/validation.txt",),
     **{f"balance={name}": SETS for name in ("uncertainty", "gradnorm", "pcgrad")},
     **{f"sampling={name}": SETS for name in ("proportional", "temperature", "round_robin", "dynamic")},

@@ -12,6 +12,8 @@ from llmtune.config.settings import TokenizerSettings
 
 BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 OTHER_TOKENS = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+SENTINELS = tuple(f"<extra_id_{i}>" for i in range(32))
+"""of T5's kind: they stand for what was taken out of a text"""
 DECODERS = ("gpt2", "llama", "qwen", "mistral", "gemma", "opt", "phi")
 
 
@@ -23,7 +25,7 @@ def train_tokenizer(
     if settings.kind == "wordpiece":
         tokenizer = _wordpiece(settings, tokens, list(texts))
     else:
-        tokenizer, trainer = _blank(settings, tokens)
+        tokenizer, trainer = _blank(settings, tokens, SENTINELS if "t5" in config.model_type else ())
         tokenizer.train_from_iterator(texts, trainer)
     if not config.model_type.startswith(DECODERS):
         ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
@@ -43,8 +45,10 @@ def train_tokenizer(
     )  # fmt: skip
 
 
-def _blank(settings: TokenizerSettings, tokens: dict[str, str]) -> tuple[Tokenizer, trainers.Trainer]:
-    special = list(tokens.values())
+def _blank(
+    settings: TokenizerSettings, tokens: dict[str, str], more: Sequence[str]
+) -> tuple[Tokenizer, trainers.Trainer]:
+    special = [*tokens.values(), *more]
     cased = [normalizers.NFC()]
     normal = normalizers.Sequence([*cased, normalizers.Lowercase()] if settings.lowercase else cased)
     if settings.kind == "bpe":

@@ -1,4 +1,4 @@
-"""masked_lm, causal_lm, replay, next_sentence, sentence_order: equal to plain transformers, refused where they don't fit."""
+"""Objectives of language modelling: equal to plain transformers, refused where they don't fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from llmtune.core.errors import ModelError, UserError
 from llmtune.model.language_head import LanguageHead, word_loss
@@ -72,7 +72,9 @@ def test_causal_lm_is_the_loss_of_transformers_model(rows: list[str], tmp_path: 
     assert part.head.part.lm_head.weight is composite.model.transformer.wte.weight
 
 
-def test_a_large_vocabulary_is_scored_in_pieces(monkeypatch: pytest.MonkeyPatch, rows: list[str], tmp_path: Path) -> None:
+def test_a_large_vocabulary_is_scored_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, rows: list[str], tmp_path: Path
+) -> None:
     trainer = made(tmp_path, *rows, "objective=[masked_lm]")
     head: LanguageHead = trainer.composite.objectives["masked_lm"].head
     hidden, targets = torch.randn(2, 9, 16, requires_grad=True), torch.randint(5, 60, (2, 9))
@@ -115,6 +117,30 @@ def test_a_decoder_writes_what_it_replays(rows: list[str], tmp_path: Path, monke
     assert 0 < part.count(batch) <= 6 * 5
 
 
+def test_denoising_is_the_loss_of_transformers_model(rows: list[str], tmp_path: Path) -> None:
+    trainer = made(tmp_path, *rows, "model=tiny_t5", "objective=[supervised,denoising]")
+    part, composite = trainer.composite.objectives["denoising"], trainer.composite
+    (batch,) = trainer.feed.at(0)
+    view, targets = batch.views["denoising"], batch.targets["denoising"]
+    for row in range(len(targets)):
+        shown, wanted = view["input_ids"][row].tolist(), targets[row].tolist()
+        holes = [i for i in part.spans.sentinels if i in shown]
+        assert holes == [i for i in part.spans.sentinels if i in wanted] != []
+        pieces = {hole: [] for hole in holes}
+        for i in wanted:
+            if i in pieces:
+                hole = i
+            elif i not in (-100, part.spans.end_id):
+                pieces[hole].append(i)
+        text = [i for each in shown for i in pieces.get(each, [each]) if i not in part.spans.special]
+        clean = [i for i in batch.views["clean"]["input_ids"][row].tolist() if i not in part.spans.special]
+        assert text == clean
+    plain = AutoModelForSeq2SeqLM.from_config(composite.model.config).train()
+    plain.load_state_dict(composite.model.transformer.state_dict(), strict=False)
+    expected = plain(**view, labels=targets).loss * part.count(batch)
+    torch.testing.assert_close(part.loss(composite.trunk, batch).total, expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", ["next_sentence", "sentence_order"])
 def test_halves_make_a_pair_with_a_class(name: str, rows: list[str], tmp_path: Path) -> None:
     trainer = made(tmp_path, *rows, f"objective=[{name}]", "train.batch_rows=24")
@@ -135,9 +161,11 @@ def test_halves_make_a_pair_with_a_class(name: str, rows: list[str], tmp_path: P
 def test_a_text_is_cut_at_the_end_of_a_sentence(rows: list[str]) -> None:
     from llmtune.objective.halves import Halves
 
-    prepared = prepared_of(*SMALL, "task=masked_lm", "data=tales", "model.tokenizer.vocab_size=900", "objective=[masked_lm]")
+    words = ("task=masked_lm", "data=tales", "model.tokenizer.vocab_size=900", "objective=[masked_lm]")
+    prepared = prepared_of(*SMALL, *words)
     halves = Halves(prepared.tokenizer, 64)
-    ids = np.array(prepared.tokenizer("The wind was strong. He sang and went home to his house by the mill.")["input_ids"])
+    text = "The wind was strong. He sang and went home to his house by the mill."
+    ids = np.array(prepared.tokenizer(text)["input_ids"])
     cut = halves.cut(ids)
     assert cut is not None
     assert prepared.tokenizer.decode(cut[0]).endswith(".")
@@ -148,6 +176,7 @@ def test_a_text_is_cut_at_the_end_of_a_sentence(rows: list[str]) -> None:
     (["objective=[masked_lm]", "model=tiny_gpt2"], "objective causal_lm fits it"),
     (["objective=[causal_lm]"], "objective masked_lm fits it"),
     (["objective=[next_sentence]", "model=tiny_gpt2"], "an encoder"),
+    (["objective=[denoising]"], "type model=tiny_t5"),
     (["objective=[supervised,replay]"], "type objective.replay.rows=FILE"),
     (["objective=[supervised,replay]", "objective.replay.rows=generated"], "does not write text"),
     (["objective=[masked_lm]", "objective.masked_lm.batch_tokens=100"], "it reads the task's rows"),
