@@ -125,7 +125,7 @@ def table(work: Path) -> str:
     parts = ["# What a model forgets, and what keeps it\n", ABOUT]
     for model in MODELS:
         first = work / model / "language_model" / "result.json"
-        if not first.exists():
+        if not first.exists() or not list((work / model).glob("*/*/result.json")):
             continue
         told = json.loads(first.read_text())["validation"]
         parts.append(f"\n## {model}: language-model loss {told['loss']:.3f} after its training on old text\n")
@@ -178,8 +178,10 @@ def main() -> None:
             told = bench.language_model(model)["validation"]["loss"]
             result = bench.way(model, way, seed)
             kept = result["forgetting"]
-            print(f"{model} ({told:.3f}), {way}, seed {seed}: accuracy {result['validation']['accuracy']:.4f}, general "
-                  f"text {kept['before']:.3f} -> {kept['after']:.3f}", flush=True)  # fmt: skip
+            named = way.format(own=OWN[model])
+            score = result["validation"]["accuracy"]
+            print(f"{model} ({told:.3f}), {named}, seed {seed}: accuracy {score:.4f}, general text "
+                  f"{kept['before']:.3f} -> {kept['after']:.3f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Forgetting:
         return Loss(outputs_B3[:, 0].sum(), outputs_B3[:, 1].sum())
 
 
-def told(records: Iterable[Mapping[str, Any]], after: Mapping[str, float], file: str) -> dict[str, Any]:
+def told(records: Iterable[Mapping[str, Any]], after: Mapping[str, float], file: str | None) -> dict[str, Any]:
     """For result.json: the loss `before` the first step, `after` in the weights that were kept, and the `worst`.
 
     `records`: the lines of metrics.jsonl.
