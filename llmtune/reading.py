@@ -64,6 +64,7 @@ def encode(
     key_parts = {
         "tokenizer": tokenizer_sha(tokenizer),
         "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
+        **({"template": task.encoding_key} if hasattr(task, "encoding_key") else {}),
     }
     return encode_splits(
         raw, task.encoder(tokenizer), key_parts, targets=labels.targets,

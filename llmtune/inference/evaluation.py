@@ -65,7 +65,7 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
 def _judged(task: Any, rows: Any, logits_NC: np.ndarray, targets: list[Any]) -> dict[str, Any]:
     tensors = task.collate_targets(targets)
     loss = task.loss(torch.from_numpy(logits_NC), tensors)
-    truth, threshold = tensors["label"].numpy(), task.settings.threshold
+    truth, threshold = tensors["label"].numpy(), getattr(task.settings, "threshold", 0.5)
     names = task.labels.names if task.labels else ()
     worst = worst_rows(task.problem_type, logits_NC, truth, NUM_WORST, threshold)
     facts = [_facts(rows[row], targets[row], names) for row in worst]

@@ -87,7 +87,7 @@ class LanguageHead(nn.Module):
         with _answering(getattr(part, str(part.base_model_prefix)), hidden_ND[None]):
             # the ids are only looked at for their shape
             ids = torch.zeros(1, len(hidden_ND), dtype=torch.long, device=hidden_ND.device)
-            return part(input_ids=ids).logits[0]
+            return type(part).forward(part, input_ids=ids).logits[0]  # past what a prompt makes of an instance
 
 
 @contextmanager
