@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from llmtune.config.settings import Config
     from llmtune.core.protocols import Sampling
+    from llmtune.data.changing import RowChanges
     from llmtune.data.feed import EvaluationFeed, Mixture
     from llmtune.hardware.machine import Machine
     from llmtune.model.composite import Composite
@@ -73,6 +74,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     balance, sampling = config.balance.build(parts), config.sampling.build(parts)
 
     feed, validation = _feeds(prepared, machine, objectives, sampling)
+    feed.feeds["task"].change = _row_changes(prepared, parts)
     freezing = Freezing(composite, layers, policy)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
@@ -196,6 +198,20 @@ def _prefix_cache(
         steps_of_change=getattr(policy, "steps_of_change", ()), num_steps=prepared.num_steps,
         steps_per_epoch=prepared.steps_per_epoch, say=parts.console.say,
         tables=tables,
+    )  # fmt: skip
+
+
+def _row_changes(prepared: Prepared, parts: Parts) -> RowChanges | None:
+    """What augmentation makes of the task's training rows; None where none is chosen."""
+    from llmtune.data.changing import RowChanges
+
+    if not prepared.config.augmentation:
+        return None
+    changes = [settings.build(parts) for settings in prepared.config.augmentation.values()]
+    tokenizer = prepared.tokenizer
+    return RowChanges(
+        changes, prepared.splits["train"], prepared.task.encoder(tokenizer), max_tokens=prepared.max_tokens,
+        pad_id=tokenizer.pad_token_id, special_ids=tokenizer.all_special_ids,
     )  # fmt: skip
 
 

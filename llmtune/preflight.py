@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     )
     raw, labels = labelled
     stop.check("reading data")
-    tokenizer = _tokenizer(config, raw, model_config, console)
+    tokenizer = _tokenizer(config, task, raw, model_config, console)
     max_tokens = _max_tokens(config, model_config, tokenizer)
     encoded = encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
     task.set_loss(config.train, labels.targets["train"])
@@ -118,7 +119,7 @@ def _check_parts(config: Config, prospect: Prospect) -> None:
     """The faults that the parts of a run find in what they are put together with."""
     parts = [
         config.task, config.freeze_policy, config.optimizer, config.adapter, config.balance, config.sampling,
-        *config.objective.values(),
+        *config.objective.values(), *config.augmentation.values(),
     ]  # fmt: skip
     all_of(*(functools.partial(part.check, prospect) for part in parts if hasattr(part, "check")))
 
@@ -151,8 +152,8 @@ def _hardware(config: Config) -> None:
         )
 
 
-def _tokenizer(config: Config, raw: Any, model_config: Any, console: Console) -> Any:
-    """The model's tokenizer; one trained on the training rows is kept in the cache."""
+def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: Console) -> Any:
+    """The model's tokenizer; one trained on the training rows, and on what a task says itself, is kept in the cache."""
     from transformers import AutoTokenizer
 
     from llmtune.data.cache import cached, code_version
@@ -163,15 +164,17 @@ def _tokenizer(config: Config, raw: Any, model_config: Any, console: Console) ->
     if settings.tokenizer is None:
         return load_tokenizer(settings, ())
 
+    own = getattr(task, "own_texts", [])
+
     def build(folder: Path) -> None:
         rows = raw.splits["train"]
         columns = [name for name in ("text", "text_pair") if name in rows.column_names]
         texts = (text for batch in rows.iter(1000) for name in columns for text in batch[name] if text)
-        load_tokenizer(settings, texts).save_pretrained(folder)
+        load_tokenizer(settings, itertools.chain(texts, own)).save_pretrained(folder)
 
     key = {
         "rows": raw.fingerprint, "settings": dataclasses.asdict(settings.tokenizer),
-        "config": model_config.to_dict(), "code": code_version(tokenizers),
+        "config": model_config.to_dict(), "code": code_version(tokenizers), **({"own": own} if own else {}),
     }  # fmt: skip
     key = json.loads(json.dumps(key, default=str))
     folder = cached("tokenizer", key, build, _cache_root(config), console.note)

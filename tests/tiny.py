@@ -42,8 +42,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     **{f"sampling={name}": SETS for name in ("proportional", "temperature", "round_robin", "dynamic")},
 }
 """what an option can't be without, where that is no default"""
-ELSEWHERE = ("optimizer=adamw_8bit", "adapter=qlora")
-"""options for hardware and packages that tests may not have: refused there, with a reason"""
+ELSEWHERE = ("optimizer=adamw_8bit", "adapter=qlora", "augmentation=back_translation")
+"""options for hardware, packages and models that tests may not have: refused there, with a reason"""
 WORDS = [
     "a", "dull", "slow", "grey", "film", "with", "no", "heart", "yet", "bright", "warm", "and", "quick", "scenes",
     "that", "sing", "of", "joy", "light",

@@ -226,8 +226,8 @@ class SweepSettings:
 class Config:
     """A whole checked run: what `config.check.checked(cfg)` returns and everything below `build` takes.
 
-    The parts (`task`, `freeze_policy`, `adapter`, `optimizer`, `balance`, `sampling`, each value of `objective`) are
-    instances of the one public settings dataclass of the shelf module that the YAML names.
+    The parts (`task`, `freeze_policy`, `adapter`, `optimizer`, `balance`, `sampling`, each value of `objective` and
+    `augmentation`) are instances of the one public settings dataclass of the shelf module that the YAML names.
     """
 
     seed: int
@@ -238,6 +238,7 @@ class Config:
     data: DataSettings
     model: ModelSettings
     objective: dict[str, Any]
+    augmentation: dict[str, Any]
     freeze_policy: Any
     adapter: Any
     optimizer: Any

@@ -85,6 +85,8 @@ class TrainFeed:
     name: str = "task"
     prepare: Sequence[Callable[[Batch], None]] = ()
     """what objectives add to each batch: views and targets of their own"""
+    change: Callable[[Batch], None] | None = None
+    """augmentation of its rows, before anything is added"""
 
     def at(self, step: int) -> list[Batch]:
         """Micro-batches of `step`, equally many on all ranks; a stand-in of weight 0 where there is no row left."""
@@ -101,6 +103,8 @@ class TrainFeed:
         batch = self.table.batch(rows, self.collate_targets, weight=weight)
         batch.feed, batch.step = self.name, step
         batch.row_seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
+        if self.change is not None:
+            self.change(batch)
         for add in self.prepare:
             add(batch)
         return batch

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "llmtune"
 FLOORS = {
     "core": 1,
     "data": 2, "model": 2, "freeze_policy": 2, "hardware": 2, "config": 2, "run": 2, "scoring": 2,
-    "task": 3, "objective": 3, "optimizer": 3, "adapter": 3, "balance": 3, "sampling": 3,
+    "task": 3, "objective": 3, "optimizer": 3, "adapter": 3, "augmentation": 3, "balance": 3, "sampling": 3,
     "training": 3, "inference": 3, "reporting": 3, "sweeping": 3,
     "build": 4, "plan": 4, "reading": 4, "preflight": 4, "finish": 4,
     "commands": 5,
@@ -89,7 +89,7 @@ def test_no_torch_at_the_top_of(part: str) -> None:
 def test_training_knows_protocols_and_no_shelf() -> None:
     for path in (PACKAGE / "training").glob("*.py"):
         known = {module.split(".")[1] for module in imports(path) if module.startswith("llmtune.")}
-        assert not known & {"task", "objective", "optimizer", "adapter", "balance", "sampling"}
+        assert not known & {"task", "objective", "optimizer", "adapter", "augmentation", "balance", "sampling"}
         assert "isinstance(part" not in path.read_text()
 
 

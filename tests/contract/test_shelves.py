@@ -17,7 +17,7 @@ from llmtune.training.trainer import Trainer
 from tests.tiny import ELSEWHERE, TINY, choice_of, prepared_of, trainer_of, write_rows
 
 CONF = Path(conf_dir())
-GROUPS = ("objective", "freeze_policy", "adapter", "optimizer", "balance", "sampling")
+GROUPS = ("objective", "augmentation", "freeze_policy", "adapter", "optimizer", "balance", "sampling")
 
 
 NEEDS = {("freeze_policy", "adapters_only"): ["adapter=lora"]}
