@@ -131,7 +131,8 @@ def read_group(group: str) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     for option, path in files.items():
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         content = {key: value for key, value in content.items() if key not in HIDDEN}
-        flat = flattened(content if group in content else {group: content})
+        whole = group in content or group == "experiment"  # which lies over all groups
+        flat = flattened(content if whole else {group: content})
         nodes[option] = {key: value for key, value in flat.items() if key.split(".")[-1] not in ("name", "kind")
                          or key.startswith("model.tokenizer")}  # fmt: skip
     return files, nodes

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -27,6 +28,9 @@ DROPOUTS = ("classifier_dropout", "hidden_dropout_prob", "seq_classif_dropout", 
 
 class PooledClassifier(PreTrainedModel):
     """AutoModel, dropout, and a linear layer on the first, the last or the mean of the tokens' states.
+
+    The pooled vector is scaled to a mean square of 1: sentence encoders mean its direction, and lengths mislead a
+    classifier that is fitted to few rows.
 
     `config` is the backbone's; it names the pooling beside `num_labels`. It is made by `from_config` and
     `from_pretrained`, which take what transformers' Auto classes take.
@@ -46,13 +50,13 @@ class PooledClassifier(PreTrainedModel):
         self.dropout = nn.Dropout(next((share for share in shares if share is not None), 0.0))
         width = getattr(config, "hidden_size", None) or backbone.get_input_embeddings().weight.shape[1]
         self.classifier = nn.Linear(width, config.num_labels)
-        if not self.classifier.weight.is_meta:
-            nn.init.normal_(self.classifier.weight, std=getattr(config, "initializer_range", 0.02))
-            nn.init.zeros_(self.classifier.bias)
+        # from 0 the first steps go along differences of class means; noise would outlast a short training by few rows
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
 
     @classmethod
     def from_config(cls, config: Any, *, attn_implementation: str | None = None) -> PooledClassifier:
-        """Weights at random."""
+        """The backbone at random, the head at 0."""
         return cls(AutoModel.from_config(config, attn_implementation=attn_implementation))
 
     @classmethod
@@ -85,4 +89,5 @@ class PooledClassifier(PreTrainedModel):
         """`logits` (B, C) of `input_ids` (B, T) and what else the backbone takes; rows are padded on the right."""
         hidden_BTD = self.backbone(**view).last_hidden_state
         pooled_BD = pooled(hidden_BTD, view, self.pooling)
+        pooled_BD = functional.rms_norm(pooled_BD, pooled_BD.shape[-1:])
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled_BD)))
