@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmtune.core.parts import Parts
+from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import between
 
 
@@ -19,6 +20,14 @@ class TokenCutoff:
     def __post_init__(self) -> None:
         between("share", self.share, 0, 1)
         between("strength", self.strength, 0, 1)
+
+    def check(self, prospect: Prospect) -> None:
+        """Raises ConfigError: a prompt asks by a mask, and would not know its own among others."""
+        if prospect.config.task.kind == "prompt_classification":
+            raise ConfigError(
+                Fault("augmentation", "token_cutoff puts masks into rows, and a prompt asks by a mask", "changes of texts",
+                      "type augmentation=[random_deletion]")
+            )  # fmt: skip
 
     def build(self, parts: Parts) -> CutoffChange:
         return CutoffChange(self, parts.token_table.mask_token_id, parts.token_table.pad_token_id)

@@ -139,11 +139,20 @@ def test_back_translation_by_local_models(rows: list[str], tmp_path: Path) -> No
     trainer.fit()
 
 
+def test_plain_texts_are_changed_too(rows: list[str], tmp_path: Path) -> None:
+    prepared = prepared_of(*TINY, *rows, "task=masked_lm", "data.format=jsonl", "data.on_overlength=truncate", ALL,
+                           "train.batch_rows=12", "train.max_steps=2")  # fmt: skip
+    trainer_of(prepared, tmp_path / "a").fit()
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["augmentation=[back_translation]"], "type augmentation.back_translation.there=DIR"),
     (["augmentation=[synonyms]", "augmentation.synonyms.lexicon=none.tsv"], "can't be read"),
     (["augmentation=[crop]", "augmentation.crop.share=2"], "must be from 0 to 1"),
     (["augmentation=[crops]"], "did you mean 'crop'"),
+    (["augmentation=[token_cutoff]", "task=prompt_classification",
+      "task.verbaliser={good: bright, bad: dull}"], "a prompt asks by a mask"),
+    (["augmentation=[random_swap]", "data.on_overlength=split", "task=masked_lm"], "data.on_overlength=truncate"),
 ])  # fmt: skip
 def test_refusals(words: list[str], said: str, rows: list[str]) -> None:
     with pytest.raises(UserError, match=said):
