@@ -25,8 +25,8 @@ class TokenCutoff:
         """Raises ConfigError: a prompt asks by a mask, and would not know its own among others."""
         if prospect.config.task.kind == "prompt_classification":
             raise ConfigError(
-                Fault("augmentation", "token_cutoff puts masks into rows, and a prompt asks by a mask", "changes of texts",
-                      "type augmentation=[random_deletion]")
+                Fault("augmentation", "token_cutoff puts masks into rows, and a prompt asks by a mask",
+                      "changes of texts", "type augmentation=[random_deletion]")
             )  # fmt: skip
 
     def build(self, parts: Parts) -> CutoffChange:
