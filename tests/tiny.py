@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import random
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=cosine_pairs": ("objective.cosine_pairs.pooling=mean",),
     "objective=auxiliary": (BESIDE,),
     "objective=causal_lm": ("model=tiny_gpt2",),
+    "objective=distillation": ("objective.distillation.teacher=TEACHER",),
     "objective=denoising": ("model=tiny_t5",),
     "objective=replay": ("objective.replay.rows=builtin:tales/validation.txt",),
     **{f"balance={name}": SETS for name in ("uncertainty", "gradnorm", "pcgrad")},
@@ -71,8 +76,19 @@ def config_of(*words: str) -> Config:
         found.append(config)
         return 0
 
-    run_job("train", list(words), job)
+    run_job("train", [word.replace("=TEACHER", f"={teacher()}") if "=TEACHER" in word else word for word in words], job)
     return found[0]
+
+
+@functools.cache
+def teacher() -> str:
+    """The folder of a tiny model for rows as `write_rows` makes them: what TEACHER stands for."""
+    folder = Path(tempfile.mkdtemp(prefix="llmtune-teacher-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    prepared = prepared_of(*TINY, *write_rows(folder), "seed=5")
+    trainer_of(prepared, folder / "run").composite.model.save_pretrained(folder)
+    prepared.tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def choice_of(group: str, option: str) -> list[str]:

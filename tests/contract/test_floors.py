@@ -20,8 +20,9 @@ FLOORS = {
     "commands": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
-BESIDE = {("inference", "training")}
-"""pairs on one floor that may know each other, one way: evaluation and prediction share their pass over the rows"""
+BESIDE = {("inference", "training"), ("objective", "inference")}
+"""pairs on one floor that may know each other, one way: evaluation and prediction share their pass over the rows, and
+objectives open the models that they learn from"""
 TORCHLESS = ("reporting", "config", "sweeping", "cli", "__main__", "core", "run/rundir", "run/files", "run/signals")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
