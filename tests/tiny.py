@@ -42,6 +42,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=auxiliary": (BESIDE,),
     "objective=causal_lm": ("model=tiny_gpt2",),
     "objective=distillation": ("objective.distillation.teacher=TEACHER",),
+    # nothing is averaged yet in the first step, and its weight is 0 there
+    "objective=self_distillation": (
+        "objective=supervised", "objective.self_distillation.weight=1", "objective.self_distillation.temperature=2",
+    ),
     "objective=denoising": ("model=tiny_t5",),
     "objective=replay": ("objective.replay.rows=builtin:tales/validation.txt",),
     **{f"balance={name}": SETS for name in ("uncertainty", "gradnorm", "pcgrad")},

@@ -122,6 +122,10 @@ def strange_answers(teacher: Teacher, task: Any, where: str) -> list[Fault]:
     if teacher.problem_type not in (problem, None):
         return [Fault(where, f"{teacher.given} was trained for {teacher.problem_type}, this task is {problem}",
                       "a teacher of this task")]  # fmt: skip
+    architectures = getattr(teacher.config, "architectures", None) or ()
+    if teacher.place is None and not any("SequenceClassification" in name for name in architectures):
+        return [Fault(where, f"{teacher.given} is no classifier ({', '.join(architectures) or 'of no known kind'})",
+                      "a model that was trained for this task")]  # fmt: skip
     if problem == "regression" or label_order(teacher, task) is not None:
         return []
     return [Fault(where, f"{teacher.given} knows the labels {_some(teacher.labels)}; this task has "

@@ -1,0 +1,62 @@
+"""The student answers as an average of itself, or as the model that it began as (arXiv 1703.01780, 1805.04770)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.parts import Parts, Prospect
+from llmtune.core.ranges import between, one_of, positive, weight
+
+if TYPE_CHECKING:
+    from llmtune.objective.own_teacher import SelfDistillationLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDistillation:
+    name: str
+    weight: float | str
+    teacher: str
+    decay: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        weight("weight", self.weight)
+        one_of("teacher", self.teacher, ("ema", "start"))
+        between("decay", self.decay, 0, 1)
+        positive("temperature", self.temperature)
+
+    def build(self, parts: Parts) -> SelfDistillationLoss:
+        from llmtune.objective.own_teacher import SelfDistillationLoss
+
+        return SelfDistillationLoss(self, parts)
+
+    def check(self, prospect: Prospect) -> None:
+        """Raises ConfigError where the task has no answers to compare, or the starting model has none to give."""
+        from llmtune.objective.teacher import PROBLEMS
+
+        problem = getattr(prospect.task, "problem_type", None)
+        if problem not in PROBLEMS:
+            raise ConfigError(
+                Fault("objective.self_distillation", f"task={prospect.config.task.name} has no answers by row",
+                      "tasks with one label, several labels or a number a row", "type objective=[supervised]")
+            )  # fmt: skip
+        if self.teacher == "start":
+            self._check_start(prospect)
+
+    def _check_start(self, prospect: Prospect) -> None:
+        from llmtune.objective.teacher import find_teacher, label_order, strange_answers
+
+        where, path = "objective.self_distillation.teacher", prospect.config.model.path
+        fix = "type objective.self_distillation.teacher=ema"
+        if path is None:
+            raise ConfigError(Fault(where, "start, but the model starts at random", "a trained model", fix))
+        start = find_teacher(path, "model.path", prospect.config.run.plugins)
+        trained = not strange_answers(start, prospect.task, where)
+        labels = getattr(prospect.task, "labels", None)
+        if not trained or (labels and label_order(start, prospect.task) != list(range(len(labels.names)))):
+            raise ConfigError(
+                Fault(where, f"start, but {path} has no classifier for these labels in this order", "a model.path that "
+                      "was trained for this task", fix)
+            )  # fmt: skip
