@@ -38,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "objective=ewc": ("objective=supervised",),
     # the first tokens of rows are all alike in an untrained model: what is left is rounding
     "objective=supervised_contrastive": ("objective.supervised_contrastive.pooling=mean",),
+    "objective=contrastive": ("model.dropout=0.1", "objective.contrastive.pooling=mean"),
     "objective=cosine_pairs": ("objective.cosine_pairs.pooling=mean",),
     "objective=auxiliary": (BESIDE,),
     "objective=causal_lm": ("model=tiny_gpt2",),
