@@ -76,6 +76,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     difflib alone misses short names (`lrr` for `lr`), so a name that contains the other also counts.
     """
     known = list(known)
+    if not word:
+        return None
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return close[0]
