@@ -44,7 +44,20 @@ class Composite(nn.Module):
             else:
                 losses[name] = part.loss(self.trunk, batch)
         self.trunk.reset()  # the graph lives on in the losses alone
-        return losses
+        return self._reaching(losses)
+
+    def _reaching(self, losses: dict[str, Loss]) -> dict[str, Loss]:
+        """The same, with a gradient of 0 where no loss reaches anything that trains.
+
+        An objective's own rows may go through frozen parts alone (a tied language-model head under a linear probe).
+        The backward pass is made all the same, since processes meet in the last one of a step.
+        """
+        if not losses or not torch.is_grad_enabled() or any(loss.total.requires_grad for loss in losses.values()):
+            return losses
+        name, loss = next(iter(losses.items()))
+        nothing = next(parameter for parameter in self.parameters() if parameter.requires_grad).flatten()[:0].sum()
+        total = loss.total + nothing.to(loss.total.device)
+        return {**losses, name: loss._replace(total=total)}
 
     @torch.no_grad()
     def represent(self, batch: Batch, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -101,3 +101,16 @@ def test_checkpoints_of_activations_let_no_gradient_below(rows: list[str], tmp_p
         )
     trainer.stepper.run(0, trainer.feed.at(0), 1e-3, lambda: False)
     assert seen[:3] == [False, False, True]
+
+
+def test_rows_that_reach_nothing_that_trains_are_passed_over(rows: list[str], tmp_path: Path) -> None:
+    """GPT-2's language-model head is its table of words: under a linear probe it has nothing to learn."""
+    words = (
+        "model=tiny_gpt2", "objective=[supervised,causal_lm]", "objective.causal_lm.rows=builtin:tales/validation.txt",
+        "freeze_policy=head_only", "train.max_steps=2",
+    )  # fmt: skip
+    trainer = trainer_of(prepared_of(*TINY, *WORDS, *rows, *words), tmp_path)
+    before = {name: value.detach().clone() for name, value in trainer.composite.named_parameters()}
+    trainer.fit()
+    moved = {name for name, value in trainer.composite.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == trainer.freezing.trainable
