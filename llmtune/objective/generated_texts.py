@@ -51,7 +51,7 @@ class GeneratedTexts:
 
     @torch.no_grad()
     def write(self) -> None:
-        training = self.network.training
+        modes = {module: module.training for module in self.network.modules()}  # frozen ones draw no dropout
         self.network.eval()
         device = next(self.network.parameters()).device
         draw = torch.Generator(device=device).manual_seed(fold(self.seed, "replay"))
@@ -61,7 +61,8 @@ class GeneratedTexts:
                 for at in range(0, len(self.starts), TOGETHER)
             ]
         finally:
-            self.network.train(training)
+            for module, mode in modes.items():
+                module.training = mode
         self.ids_NL = torch.cat(pieces).cpu()
         shown = self.tokenizer.decode(self.ids_NL[0], skip_special_tokens=True)
         self.console.say(f"replay: the model wrote {len(self.starts)} texts of {self.tokens} tokens, such as {shown!r}")

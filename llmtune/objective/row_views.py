@@ -29,7 +29,7 @@ class DropoutViews:
 
     def add(self, batch: Batch) -> None:
         add_second_view(batch)
-        _settle(batch, [ids.tobytes() for ids in batch.views["clean"]["input_ids"].numpy()])
+        _settle(batch, [row["input_ids"].tobytes() for row in _rows_of(batch.views["clean"])])
 
 
 class CroppedViews:

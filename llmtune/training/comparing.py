@@ -35,7 +35,8 @@ def compare_over_splits(
     for name in active:
         part = composite.objectives[name]
         passes = sum(batch.feed == part.feed for batch in batches)
-        if getattr(part, "pooled", False) and (passes > 1 or machine.world > 1):
+        # a step may read other rows alone: sampling takes one set after the other
+        if getattr(part, "pooled", False) and (passes > 1 or (passes and machine.world > 1)):
             names.append(name)
     if not names:
         return {}

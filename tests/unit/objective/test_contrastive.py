@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from llmtune.core.errors import UserError
 from llmtune.core.types import Batch
 from llmtune.model.pooling import pooled, pooling_of_head
 from llmtune.model.trunk import Trunk
-from llmtune.objective.row_views import CroppedViews
+from llmtune.objective.row_views import TEXT, CroppedViews, DropoutViews
+from llmtune.training.comparing import compare_over_splits
 from tests.tiny import TINY, prepared_of, trainer_of, write_rows
 from tests.unit.objective.small import (
     assert_same_gradients,
@@ -217,3 +219,22 @@ def test_pooling_reads_what_the_head_reads() -> None:
     output = network.transformer(**batch.views["clean"]).last_hidden_state
     expected = network(**batch.views["clean"]).logits
     torch.testing.assert_close(network.score(pooled(output, batch.views["clean"], "last")), expected)
+
+
+def test_equal_rows_are_known_whatever_they_are_padded_to() -> None:
+    row, longer = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    batches = [SimpleNamespace(views={"clean": {"input_ids": row}}, targets={}),
+               SimpleNamespace(views={"clean": {"input_ids": longer, "attention_mask": mask}}, targets={})]  # fmt: skip
+    for batch in batches:
+        DropoutViews().add(batch)
+    (alone, *_), (padded, other, *_) = (batch.targets[TEXT].tolist() for batch in batches)
+    assert alone == padded != other
+
+
+def test_processes_compare_nothing_in_a_step_of_other_rows() -> None:
+    """sampling=round_robin gives steps without the rows that are compared."""
+    composite: Any = SimpleNamespace(objectives={"contrastive": SimpleNamespace(pooled=True, feed="task")})
+    machine: Any = SimpleNamespace(world=2)
+    other: Any = SimpleNamespace(feed="auxiliary/more", weight=1.0)
+    assert compare_over_splits(composite, machine, [other], ["contrastive"], [1]) == {}

@@ -117,6 +117,20 @@ def test_a_decoder_writes_what_it_replays(rows: list[str], tmp_path: Path, monke
     assert 0 < part.count(batch) <= 6 * 5
 
 
+def test_frozen_layers_draw_no_dropout_after_the_texts_were_written(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtune.model.language_head.head_is_there", lambda *args: True)
+    words = ("model=tiny_gpt2", "objective=[supervised,replay]", "objective.replay.rows=generated",
+             "objective.replay.generated_rows=4", "objective.replay.generated_tokens=4",
+             "freeze_policy=bottom_layers", "freeze_policy.layers=1")  # fmt: skip
+    trainer = made(tmp_path, *rows, *words)
+    trainer.feed.at(0)
+    frozen, open_ = trainer.composite.model.transformer.h[0], trainer.composite.model.transformer.h[1]
+    assert open_.training
+    assert not any(module.training for module in frozen.modules())
+
+
 def test_denoising_is_the_loss_of_transformers_model(rows: list[str], tmp_path: Path) -> None:
     trainer = made(tmp_path, *rows, "model=tiny_t5", "objective=[supervised,denoising]")
     part, composite = trainer.composite.objectives["denoising"], trainer.composite
