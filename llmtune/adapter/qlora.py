@@ -42,17 +42,18 @@ class QLora:
         device = pick_device(prospect.config.hardware)
         if device != "cuda":
             faults.append(Fault("adapter", f"qlora keeps the base in {self.bits} bits, on a CUDA GPU; this run is on "
-                                f"{device}", "lora trains the same beside a base in fp32", "adapter=lora"))  # fmt: skip
+                                f"{device}", "lora trains the same beside a base in fp32",
+                                "type adapter=lora"))  # fmt: skip
         elif importlib.util.find_spec("bitsandbytes") is None:
             faults.append(Fault("adapter", "qlora needs the package bitsandbytes, which is not installed", "",
-                                "pip install bitsandbytes"))  # fmt: skip
+                                "type pip install bitsandbytes"))  # fmt: skip
         if prospect.config.model.path is None:
             faults.append(Fault("adapter", f"qlora with model={prospect.config.model.name}, which has no weights to "
-                                "quantise", "a model.path", "adapter=lora"))  # fmt: skip
+                                "quantise", "a model.path", "type adapter=lora"))  # fmt: skip
         network = prospect.network
         if has_conv1d(network, list(linear_modules(network, network.base_model_prefix))):
             faults.append(Fault("adapter", f"qlora with {network.config.model_type} models, whose linear modules are "
-                                "of a kind that is not quantised", "", "adapter=lora"))  # fmt: skip
+                                "of a kind that is not quantised", "", "type adapter=lora"))  # fmt: skip
         if faults:
             raise ConfigError(*faults)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmtune.core.errors import Fault, ModelError, UserError
 from llmtune.inference.model_folder import open_model
@@ -15,8 +14,7 @@ PROBLEMS = ("single_label", "multi_label", "regression")
 HUGGING_FACE_PROBLEMS = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}
 
 
-@dataclass(frozen=True)
-class Teacher:
+class Teacher(NamedTuple):
     """A model that was found but not loaded."""
 
     given: str

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,8 +82,7 @@ def _columns(rows: Any) -> list[str]:
     return [name for name in ("text", "text_pair") if name in rows.column_names]
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """One pass of a model over texts, without gradient."""
 
     encode: Any

@@ -24,12 +24,14 @@ from llmtune.objective.supervised import SupervisedLoss
 class Trap:
     name: str
     def build(self, parts):
-        return TrapLoss(1.0, parts.task)
+        return TrapLoss(None, parts.task)
 
 class TrapLoss(SupervisedLoss):
     """The usual loss; in the second step of the jobs that traps.txt names it raises or is killed."""
     name = "trap"
-    def weight(self, step):
+    def __init__(self, weight, task):
+        super().__init__(self.trapped_weight, task)
+    def trapped_weight(self, step):
         traps = Path("traps.txt").read_text().split()
         job = next(word for word in sys.argv if word.startswith("run.dir=")).rpartition("/")[2]
         if step == 1 and f"raise:{job}" in traps:

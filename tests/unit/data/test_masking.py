@@ -11,7 +11,9 @@ from llmtune.config.settings import TokenizerSettings
 from llmtune.data.masking import Masker, bytes_of_tokens
 from llmtune.model.tokenizers import train_tokenizer
 
-TEXTS = ["unbelievable lighthouse keepers sang beautifully, and nobody answered them", "我们今天在北京大学学习机器翻译"] * 4
+TEXTS = [
+    "unbelievable lighthouse keepers sang beautifully, and nobody answered them", "我们今天在北京大学学习机器翻译",
+] * 4  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram"])
