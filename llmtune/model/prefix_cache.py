@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 
 from llmtune.data.feed import TokenTable
@@ -134,7 +135,7 @@ class PrefixCache:
         self._key = {
             **self.key_parts, "format": FORMAT, "depth": depth, "weights": self._weights(depth),
             "dtype": str(self._prefix.dtype), "precision": self.machine.precision, "device": self.machine.device.type,
-            "torch": torch.__version__,
+            "torch": torch.__version__, "transformers": transformers.__version__,
         }  # fmt: skip
         self._serve(self._prefix, self.tables, pays=pays)
 
