@@ -67,6 +67,8 @@ def starting_lines(prepared: Any, loaded: Any, trial: Any, machine: Any) -> list
         lines.append(f"new, from random values: {few(loaded.new_parameters)}")
     if trial.without_gradient:
         lines.append(f"no gradient reaches, so they stay as they are: {few(trial.without_gradient)}")
+    if loaded.new_parameters and {f"model.{name}" for name in loaded.new_parameters} <= set(trial.without_gradient):
+        lines.append("nothing teaches the task: its new head stays random; add supervised to objective=[...]")
     facts = machine.describe()
     at = f"{facts['processes']} processes, " if facts["processes"] > 1 else ""
     lines.append(

@@ -73,7 +73,8 @@ class LanguageModelingTask(PlainText):
         self.metric = settings.metric
         self.fits = f"it trains {FITS[settings.form]}; type task={OTHER[settings.form]}"
         words = {"masked": "fill-mask", "causal": "text-generation"}[settings.form]
-        self.use = f"transformers.pipeline('{words}', 'DIR/model'), or train on with model.path=DIR/model"
+        onwards = "train on with model=pretrained model.path=DIR/model"
+        self.use = f"transformers.pipeline('{words}', 'DIR/model'), or {onwards}"
         self._scores: Any = None
         self._head: Any = None
 
