@@ -46,6 +46,8 @@ class Distillation:
     def build(self, parts: Parts) -> DistillationLoss:
         from llmtune.objective.distilling import distillation_loss
 
+        if parts.config.augmentation:
+            parts.console.say("distillation: the teacher has read the rows as they are, augmentation or not")
         return distillation_loss(self, self._found(parts.config.run.plugins), parts)
 
     def check(self, prospect: Prospect) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import transformers
 
 from llmtune.data.cache import cached, code_version
 from llmtune.data.feed import TokenTable
@@ -52,6 +53,7 @@ def stored_logits(teacher: Teacher, open_teacher: Callable[[], Any], parts: Any)
     key = {
         "teacher": teacher.identity(), "texts": _texts_sha(rows), "max_tokens": reading.max_tokens,
         "precision": reading.precision, "code": code_version(sys.modules[__name__]), "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }  # fmt: skip
     root = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
     return np.load(cached("teacher", key, build, root, parts.console.note) / FILE, mmap_mode="r")
