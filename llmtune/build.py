@@ -24,19 +24,17 @@ if TYPE_CHECKING:
     from llmtune.data.changing import RowChanges
     from llmtune.data.feed import EvaluationFeed, Mixture
     from llmtune.hardware.machine import Machine
+    from llmtune.model.backbone import LoadedModel
     from llmtune.model.composite import Composite
     from llmtune.model.prefix_cache import PrefixCache
     from llmtune.training.evaluation import Scored
     from llmtune.training.forgetting import Forgetting
-    from llmtune.training.trainer import Trainer
+    from llmtune.training.trainer import Clocks, Trainer
 
 
 def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRequest) -> Trainer:
     """Model, optimizer and loop for a run folder, wrapped for the machine, at step 0."""
     from llmtune.hardware.machine import Machine
-    from llmtune.model.backbone import load_model
-    from llmtune.model.composite import Composite
-    from llmtune.model.layers import LayerMap
     from llmtune.reporting.progress import make_watchers
     from llmtune.reporting.what_trains import trains_lines
     from llmtune.reporting.words import starting_lines
@@ -45,37 +43,21 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     from llmtune.training.ema import make_average
     from llmtune.training.freezing import Freezing
     from llmtune.training.step import Stepper
-    from llmtune.training.trainer import Clocks, Trainer
+    from llmtune.training.trainer import Trainer
     from llmtune.training.trial import try_worst
 
-    config, task = prepared.config, prepared.task
+    config = prepared.config
     train = config.train
     machine = Machine(config.hardware)
-    loaded = load_model(
-        config.model, task.model_class(), prepared.tokenizer, seed=config.seed,
-        gradient_checkpointing=train.gradient_checkpointing, quantise=getattr(config.adapter, "quantisation", None),
-        machine=machine, **task.config_values(),
-    )  # fmt: skip
-    layers = LayerMap.of(loaded.model, loaded.model.base_model_prefix)
-    parts = Parts(
-        config=config, task=task, network=loaded.model, layers=layers, token_table=prepared.tokenizer, options=train,
-        splits=prepared.splits, feeds=prepared.feeds, max_tokens=prepared.max_tokens, num_steps=prepared.num_steps,
-        steps_per_epoch=prepared.steps_per_epoch, peak_lr=prepared.peak_lr, console=console,
-    )  # fmt: skip
-    adapter = config.adapter.build(parts)
-    parts = dataclasses.replace(parts, layers=LayerMap.of(adapter.wrap(loaded.model), loaded.model.base_model_prefix))
-    objectives = _terms(config, parts) | adapter.terms()
-    composite = Composite(loaded.model, objectives).to(machine.device)
-    layers = LayerMap.of(composite, f"model.{loaded.model.base_model_prefix}")
-    parts = dataclasses.replace(parts, network=composite, layers=layers)
-    optimizer = config.optimizer.build(parts)
-    policy = config.freeze_policy.build(parts)
-
+    loaded, adapter, parts = _network(prepared, machine, console)
+    composite = parts.network
+    objectives = composite.objectives
+    optimizer, policy = config.optimizer.build(parts), config.freeze_policy.build(parts)
     balance, sampling = config.balance.build(parts), config.sampling.build(parts)
 
     feed, validation = _feeds(prepared, machine, objectives, sampling)
     feed.feeds["task"].change = _row_changes(prepared, parts)
-    freezing = Freezing(composite, layers, policy)
+    freezing = Freezing(composite, parts.layers, policy)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
@@ -88,10 +70,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     if config.hardware.compile:
         composite.trunk.compile()
     if policy.changes and machine.world > 1:
-        # a parameter that is frozen when DDP wraps is never synchronised later
-        for parameter in composite.parameters():
-            parameter.requires_grad_(True)
-        freezing.trainable = None
+        freezing.lift()
     # several objectives have weights that may be 0, and rows of their own
     find_unused = policy.changes or bool(trial.without_gradient) or len(objectives) > 1
     module, wrapped = machine.prepare(composite, optimizer, find_unused=find_unused)
@@ -102,7 +81,6 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     if machine.is_main:
         store = CheckpointStore(run.checkpoints, keep=train.keep)
         store.open()
-    per_epoch = prepared.steps_per_epoch
     return Trainer(
         composite=composite, module=module,
         stepper=Stepper(
@@ -110,24 +88,54 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
             balance, followers=[part for part in several.values() if hasattr(part, "follow")],
         ),
         freezing=freezing, prefix=prefix, schedule=lr_schedule(config.optimizer, prepared.num_steps),
-        peak_lr=prepared.peak_lr,
-        task=task, feed=feed, validation=validation,
+        peak_lr=prepared.peak_lr, task=prepared.task, feed=feed, validation=validation,
         beside=_scored_beside(prepared, machine, objectives),
         score_followers=[part for part in several.values() if hasattr(part, "follow_scores")],
         forgetting=_forgetting(prepared, composite, machine),
-        clocks=Clocks(
-            num_steps=prepared.num_steps, steps_per_epoch=per_epoch,
-            eval_every=period_steps(train.eval_every, per_epoch), save_every=period_steps(train.save_every, per_epoch),
-            log_every=train.log_every, max_seconds=parse_duration("train.max_time", train.max_time),
-            patience=train.patience, min_gain=train.min_gain,
-        ),
-        machine=machine, store=store if machine.is_main else None,
+        clocks=_clocks(prepared), machine=machine, store=store if machine.is_main else None,
         metrics=MetricsLog(run.metrics) if machine.is_main else None,
         speed=MetricsLog(run.speed) if machine.is_main else None,
-        average=average,
-        parts={name: part for name, part in several.items() if hasattr(part, "load_state")},
+        average=average, parts={name: part for name, part in several.items() if hasattr(part, "load_state")},
         fingerprints=prepared.fingerprints, should_stop=lambda: stop.name,
         watchers=make_watchers(console) if machine.is_main else [], state=TrainState(),
+    )  # fmt: skip
+
+
+def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[LoadedModel, Any, Parts]:
+    """The model as loaded, the adapter that was put into it, and the parts with the Composite on its device."""
+    from llmtune.model.backbone import load_model
+    from llmtune.model.composite import Composite
+    from llmtune.model.layers import LayerMap
+
+    config, task = prepared.config, prepared.task
+    loaded = load_model(
+        config.model, task.model_class(), prepared.tokenizer, seed=config.seed,
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        quantise=getattr(config.adapter, "quantisation", None), machine=machine, **task.config_values(),
+    )  # fmt: skip
+    prefix = loaded.model.base_model_prefix
+    parts = Parts(
+        config=config, task=task, network=loaded.model, layers=LayerMap.of(loaded.model, prefix),
+        token_table=prepared.tokenizer, options=config.train, splits=prepared.splits, feeds=prepared.feeds,
+        max_tokens=prepared.max_tokens, num_steps=prepared.num_steps, steps_per_epoch=prepared.steps_per_epoch,
+        peak_lr=prepared.peak_lr, console=console,
+    )  # fmt: skip
+    adapter = config.adapter.build(parts)
+    parts = dataclasses.replace(parts, layers=LayerMap.of(adapter.wrap(loaded.model), prefix))
+    composite = Composite(loaded.model, _terms(config, parts) | adapter.terms()).to(machine.device)
+    layers = LayerMap.of(composite, f"model.{prefix}")
+    return loaded, adapter, dataclasses.replace(parts, network=composite, layers=layers)
+
+
+def _clocks(prepared: Prepared) -> Clocks:
+    from llmtune.training.trainer import Clocks
+
+    train, per_epoch = prepared.config.train, prepared.steps_per_epoch
+    return Clocks(
+        num_steps=prepared.num_steps, steps_per_epoch=per_epoch,
+        eval_every=period_steps(train.eval_every, per_epoch), save_every=period_steps(train.save_every, per_epoch),
+        log_every=train.log_every, max_seconds=parse_duration("train.max_time", train.max_time),
+        patience=train.patience, min_gain=train.min_gain,
     )  # fmt: skip
 
 

@@ -49,6 +49,12 @@ class Freezing:
             self.set_modes()
         return changed
 
+    def lift(self) -> None:
+        """Let everything train until `apply` comes: what is frozen when DDP wraps is never synchronised later."""
+        for parameter in self.network.parameters():
+            parameter.requires_grad_(True)
+        self.trainable = None
+
     def names_at(self, step: int) -> frozenset[str]:
         """What trains at `step`: the policy's choice, and whatever objectives brought of their own."""
         return (self.policy.trainable(self.layers, step) | self.layers.own) - self.layers.fixed
