@@ -12,6 +12,12 @@ from typing import Any
 from llmtune.core.clock import parse_duration, parse_period
 from llmtune.core.ranges import at_least, between, one_of, positive
 
+FORMATS = (
+    *("auto", "csv", "tsv", "json", "jsonl", "parquet", "text_folders", "lines"),
+    *("conll", "conllu", "squad", "semeval"),
+)
+"""of files with rows"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -25,6 +31,17 @@ class ColumnSettings:
     text: str | int | None
     text_pair: str | int | None
     label: str | int | list[str | int] | None
+    tokens: str | int | None
+    tags: str | int | None
+    spans: str | int | None
+    question: str | int | None
+    context: str | int | None
+    answers: str | int | None
+    choices: str | int | list[str | int] | None
+    head: str | int | None
+    tail: str | int | None
+    negative: str | int | list[str | int] | None
+    group: str | int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +70,7 @@ class DataSettings:
     cache_dir: str | None
 
     def __post_init__(self) -> None:
-        one_of("format", self.format, ("auto", "csv", "tsv", "json", "jsonl", "parquet", "text_folders", "lines"))
+        one_of("format", self.format, FORMATS)
         one_of("on_overlength", self.on_overlength, ("truncate", "drop", "error", "split"))
         one_of("on_bad_row", self.on_bad_row, ("error", "drop"))
         one_of("header", self.header, ("auto", True, False))

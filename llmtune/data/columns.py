@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault, nearest
-from llmtune.data.tables import Table
+from llmtune.data.tables import Spelled, Table
 
 TRUE, FALSE = {"1", "1.0", "true", "True", "TRUE", "yes"}, {"0", "0.0", "false", "False", "FALSE", "no", ""}
 MISSING = object()
@@ -23,14 +24,22 @@ class Role:
     """A column that a task asks for."""
 
     name: str
-    """"text", "text_pair", "label": also the key under data.columns"""
+    """"text", "text_pair", "label", ...: also the key under data.columns"""
     required: bool
     guesses: tuple[str, ...] = ()
     """header names that are taken when the user named none"""
+    kind: str = "text"
+    """how a value is kept: text (as it stands), label, tokens, texts or json (anything); all but the first as JSON"""
+    known_before: bool = True
+    """does `predict` have it too? not what is to be found out"""
+
+    def convert(self, value: Any) -> str:
+        """A value as it is kept. Raises BadValue."""
+        return CONVERTERS[self.kind](value)
 
 
-def _role(name: str, required: bool, guesses: str) -> Role:
-    return Role(name, required, tuple(guesses.split()))
+def _role(name: str, required: bool, guesses: str, kind: str = "text", known_before: bool = True) -> Role:
+    return Role(name, required, tuple(guesses.split()), kind, known_before)
 
 
 TEXT = _role(
@@ -44,8 +53,21 @@ LABEL = _role(
     "label",
     True,
     "label labels class category categories sentiment score rating stars polarity "
-    "intent topic emotion emotions similarity target 标签 类别",
+    "intent topic emotion emotions similarity target relation answer_idx gold_label 标签 类别",
+    "label",
+    known_before=False,
 )
+TOKENS = _role("tokens", False, "tokens words token form", "tokens")
+TAGS = _role("tags", False, "tags ner_tags pos_tags labels tag upos ner", "tokens", known_before=False)
+SPANS = _role("spans", False, "spans entities annotations", "json", known_before=False)
+QUESTION = _role("question", True, "question query 问题")
+CONTEXT = _role("context", True, "context passage paragraph document article text 文章 段落")
+ANSWERS = _role("answers", True, "answers answer 答案", "json", known_before=False)
+CHOICES = _role("choices", True, "choices options candidates endings 选项", "texts")
+HEAD = _role("head", False, "head e1 subject subj h entity_1", "json")
+TAIL = _role("tail", False, "tail e2 object obj t entity_2", "json")
+NEGATIVE = _role("negative", False, "negative negatives hard_negative hard_negatives", "texts")
+GROUP = _role("group", False, "group query_id qid user user_id group_id")
 
 
 class BadValue(Exception):
@@ -94,6 +116,65 @@ def as_label(value: Any) -> str:
     return json.dumps(_label_word(value), ensure_ascii=False)
 
 
+def as_tokens(value: Any) -> str:
+    """A list of tokens as JSON; a text is split at its blanks. BadValue for what is no list of texts, or empty."""
+    return _list_of_texts(value.split() if type(value) is str and not _is_json(value) else value)
+
+
+def as_texts(value: Any) -> str:
+    """A list of texts as JSON; a text is a list of one. BadValue for what is no list of texts, or empty."""
+    return _list_of_texts([value] if type(value) is str and not _is_json(value) else value)
+
+
+def as_json(value: Any) -> str:
+    """Any value as JSON; a text that is itself JSON of a list or an object, as in a field of CSV, is taken for that."""
+    if value is None:
+        raise BadValue("no value")
+    return _encodable(json.dumps(_parsed(value), ensure_ascii=False))
+
+
+def _list_of_texts(value: Any) -> str:
+    items = _parsed(value)
+    if not isinstance(items, (list, tuple)):
+        raise BadValue("no list" if items is None else f"a {type(items).__name__} instead of a list")
+    if not items:
+        raise BadValue("the list is empty")
+    if any(item is None or isinstance(item, (list, dict, bool)) for item in items):
+        raise BadValue("the list holds something else than texts")
+    return _encodable(json.dumps([str(item) for item in items], ensure_ascii=False))
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip()[:1] in ("[", "{") and text.rstrip()[-1:] in ("]", "}")
+
+
+def _parsed(value: Any) -> Any:
+    """A value with its numbers as numbers; JSON in a text, as fields of CSV hold it, is read."""
+    if isinstance(value, Spelled):
+        return json.loads(value)
+    if isinstance(value, str):
+        if _is_json(value):
+            with contextlib.suppress(ValueError):
+                return json.loads(value)
+        return value
+    if isinstance(value, dict):
+        return {key: _parsed(inner) for key, inner in value.items()}
+    return [_parsed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadValue("it can't be decoded") from None
+    return text
+
+
+CONVERTERS: dict[str, Callable[[Any], str]] = {
+    "text": as_text, "label": as_label, "tokens": as_tokens, "texts": as_texts, "json": as_json,
+}  # fmt: skip
+
+
 def _at(row: Any, key: str | int) -> Any:
     """The value at a position, a name, or a dotted path into nested objects and lists; MISSING if there is none."""
     if isinstance(row, list):
@@ -114,6 +195,8 @@ def _at(row: Any, key: str | int) -> Any:
 def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
     if isinstance(key, list):
         getters = {str(one): _getter(table, role, one) for one in key}
+        if role.kind in ("tokens", "texts"):
+            return lambda row: [as_text(get(row)) for get in getters.values()]
         return lambda row: [name for name, get in getters.items() if _switched(name, get(row))]
     inside = table.inside(key)
 
@@ -183,6 +266,9 @@ def _guess(table: Table, roles: Sequence[Role], keys: dict[str, Any]) -> dict[st
             for role in roles
             if role.name not in keys
         }
+        for role, names in found.items():
+            if role in names and role not in ("text", "label"):  # texts and labels go by many names
+                found[role] = [role]
         return keys | {role: names[0] for role, names in found.items() if len(names) == 1}
     wanted = {role.name for role in roles if role.required}
     if not keys and wanted == {"text"} and table.width == 1:

@@ -120,7 +120,9 @@ def _key_parts(
         "shares": shares_of(settings),
         "roles": [dataclasses.asdict(role) for role in roles],
         "wanted": wanted,
-        "code": cache.code_version(*READERS, sys.modules[__name__]),
+        "code": cache.code_version(
+            *READERS, sys.modules[__name__], *tables.layouts(settings, [role.name for role in roles])
+        ),
         "versions": {"pyarrow": pyarrow.__version__},
     }
 

@@ -21,6 +21,11 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".bioes": "conll",
+    ".bmes": "conll",
+    ".conllu": "conllu",
 }
 SAMPLES = Path(__file__).parents[1] / "samples"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)?(@[\w.+-]+)?")
@@ -32,7 +37,7 @@ class Source:
     """One thing to read rows from."""
 
     format: str
-    """csv, tsv, text, lines, json, jsonl, parquet, text_folders or hub"""
+    """csv, tsv, text, lines, json, jsonl, parquet, text_folders, hub, or one with a module of its own (data.tables)"""
     shown: str
     """as the user wrote it: what messages and the column `file` say"""
     path: Path = Path()

@@ -19,7 +19,7 @@ from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data import columns, hub, splits
 from llmtune.data.arrow_files import RowWriter, copy_rows
-from llmtune.data.columns import BadValue, Column, Role, as_label, as_text
+from llmtune.data.columns import BadValue, Column, Role
 from llmtune.data.tables import Table, open_table
 
 SPLITS = ("train", "validation", "test")
@@ -98,7 +98,10 @@ class SplitBuild:
         named = dataclasses.asdict(self.settings.columns)
 
         def open_source() -> tuple[Table, dict[str, Column]]:
-            table = source.table() if isinstance(source, hub.HubSplit) else open_table(source, self.settings, known)
+            if isinstance(source, hub.HubSplit):
+                table = source.table()
+            else:
+                table = open_table(source, self.settings, known, [role.name for role in self.roles])
             return table, columns.resolve(table, self.roles, named)
 
         return open_source
@@ -125,10 +128,12 @@ class SplitBuild:
         self, table: Table, chosen: dict[str, Column], used: list[str], record: SplitRecord
     ) -> Iterator[list[Any]]:
         takers = [
-            (role, chosen[role].get if role in chosen else None, as_label if role == "label" else as_text)
-            for role in used
+            (role.name, chosen[role.name].get if role.name in chosen else None, role.convert)
+            for role in self.roles
+            if role.name in used
         ]
-        texts = [i for i, role in enumerate(used) if role != "label"]
+        given = {role.name for role in self.roles if role.known_before}
+        texts = [i for i, role in enumerate(used) if role in given]
         label = used.index("label") if "label" in used else None
         for shown, line, row, reason in table.rows():
             record.read += 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 from llmtune.config.settings import DataSettings
@@ -49,9 +51,24 @@ class Table:
         return self.names.index(key) if isinstance(key, str) and self.names and key in self.names else key
 
 
-def open_table(source: Source, settings: DataSettings, known: set[str]) -> Table:
-    """Looks into a source; reads no more than it must. `known`: names that may stand in a header. DataError."""
-    if source.format == "parquet":
+LAYOUTS = {"conll": "tags", "conllu": "tags", "squad": "answers", "semeval": "head"}
+"""formats with a module of their own, which has `read_table` and `looks_like`, and the role that a task asks for where
+`auto` looks whether a file is one"""
+LOOKED_AT_LINES = 50
+
+
+def open_table(source: Source, settings: DataSettings, known: set[str], roles: Collection[str] = ()) -> Table:
+    """Looks into a source; reads no more than it must. DataError.
+
+    Args:
+        known: names that may stand in a header.
+        roles: what the task asks for.
+    """
+    layout = _layout(source, settings, roles)
+    if layout is not None:
+        table = _module(layout).read_table(source, settings)
+        source = replace(source, format=layout)
+    elif source.format == "parquet":
         table = _parquet(source)
     elif source.format == "text_folders":
         table = _text_folders(source, settings)
@@ -68,6 +85,28 @@ def open_table(source: Source, settings: DataSettings, known: set[str]) -> Table
         table.sample = [row for _, _, row, _ in itertools.islice(table.rows(), SAMPLE_ROWS) if row is not None]
     table.found = {"format": source.format, **table.found}
     return table
+
+
+def layouts(settings: DataSettings, roles: Collection[str]) -> list[ModuleType]:
+    """The modules of formats that files of these roles may be in."""
+    wanted = [name for name, role in LAYOUTS.items() if role in roles or name == settings.format]
+    return [_module(name) for name in wanted]
+
+
+def _module(layout: str) -> ModuleType:
+    return importlib.import_module(f"llmtune.data.{layout}")
+
+
+def _layout(source: Source, settings: DataSettings, roles: Collection[str]) -> str | None:
+    """The format with a module of its own that a file is in, if any."""
+    if source.format in LAYOUTS:
+        return source.format
+    asked = [name for name, role in LAYOUTS.items() if role in roles]
+    if settings.format != "auto" or not asked or source.format not in ("text", "tsv", "csv", "json"):
+        return None
+    encoding = find_encoding(source.path, source.shown, settings.encoding)
+    lines = [line.rstrip("\r\n") for line in itertools.islice(_lines(source, encoding), LOOKED_AT_LINES)]
+    return next((name for name in asked if _module(name).looks_like(lines)), None)
 
 
 def _lines(source: Source, encoding: Encoding) -> Iterator[str]:
@@ -93,7 +132,7 @@ def _delimited(source: Source, encoding: Encoding, settings: DataSettings, known
         raise DataError(Fault(shown, "holds no rows"))
     named = {
         name
-        for name in _flat(settings.columns.text, settings.columns.text_pair, settings.columns.label)
+        for name in _flat(*vars(settings.columns).values())
         if isinstance(name, str)
     }
     stripped = [name.strip() for name in sample[0]]
