@@ -17,6 +17,7 @@ from llmtune.config.settings import DataSettings
 from llmtune.core import seeds
 from llmtune.core.errors import DataError, Fault
 from llmtune.data import (
+    answer_places,
     arrow_files,
     cache,
     columns,
@@ -42,7 +43,7 @@ READ_SETTINGS = (
     *("columns", "label_delimiter", "format", "delimiter", "quote", "encoding", "header"),
     *("validation_share", "test_share", "split_seed", "limit", "on_bad_row", "max_bad_rows"),
 )
-READERS = (arrow_files, columns, dialect, hub, seeds, sources, split_build, splits, tables, text_encoding)
+READERS = (answer_places, arrow_files, columns, dialect, hub, seeds, sources, split_build, splits, tables, text_encoding)
 """modules whose code decides what an entry of the cache holds"""
 
 

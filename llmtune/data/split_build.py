@@ -18,6 +18,7 @@ import pyarrow
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data import columns, hub, splits
+from llmtune.data.answer_places import check_answers
 from llmtune.data.arrow_files import RowWriter, copy_rows
 from llmtune.data.columns import BadValue, Column, Role
 from llmtune.data.tables import Table, open_table
@@ -25,6 +26,8 @@ from llmtune.data.tables import Table, open_table
 SPLITS = ("train", "validation", "test")
 SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
+ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {"answers": check_answers}
+"""by role: what looks whether its value fits the row's others, and raises BadValue"""
 
 
 def shares_of(settings: DataSettings) -> dict[str, float]:
@@ -135,6 +138,7 @@ class SplitBuild:
         given = {role.name for role in self.roles if role.known_before}
         texts = [i for i, role in enumerate(used) if role in given]
         label = used.index("label") if "label" in used else None
+        checks = [check for role, check in ROW_CHECKS.items() if role in used]
         for shown, line, row, reason in table.rows():
             record.read += 1
             if record.read % STOP_CHECK_ROWS == 0 and self.should_stop():
@@ -143,6 +147,8 @@ class SplitBuild:
                 if reason is not None:
                     raise BadValue(reason)
                 values = [convert(get(row)) if get else None for _, get, convert in takers]
+                for check in checks:
+                    check(dict(zip(used, values)))
             except BadValue as bad:
                 record.drop(str(bad), f"{shown}:{line}")
                 continue
