@@ -16,10 +16,11 @@ from llmtune.core.ranges import at_least, between, one_of, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
+from llmtune.model.similarity import ANCHOR, in_batch
 from llmtune.objective.language import refuse_idle_tokens
 from llmtune.objective.r_drop import draws_dropout
-from llmtune.objective.row_comparison import Representation, likes_cross_entropy, similarities
-from llmtune.objective.row_views import ANCHOR, LIKE, NEGATIVE, SIDE, TEXT, CroppedViews, DropoutViews, PairViews
+from llmtune.objective.row_comparison import Representation
+from llmtune.objective.row_views import SIDE, TEXT, CroppedViews, DropoutViews, PairViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,22 +140,10 @@ class ContrastiveLoss(nn.Module):
 
     def compare(self, items_RD: torch.Tensor, keys: Mapping[str, torch.Tensor]) -> Loss:
         side_R, text_R = (keys[name].to(items_RD.device) for name in (SIDE, TEXT))
-        rows, likes = items_RD[side_R == ANCHOR], items_RD[side_R == LIKE]
-        num = len(rows)
-        count = torch.tensor(float(num), device=items_RD.device)
-        if not num:
-            return Loss(0 * items_RD.sum(), count)
-        unlike, text_N = items_RD[side_R == NEGATIVE], text_R[side_R == ANCHOR]
-        own = torch.eye(num, dtype=torch.bool, device=items_RD.device)
-        others = own | (text_N[:, None] != text_N)  # the same row twice in a step is no other row
-        total = likes_cross_entropy(
-            similarities(rows, torch.cat([likes, unlike]), self.settings.temperature),
-            nn.functional.pad(own, (0, len(unlike))), nn.functional.pad(others, (0, len(unlike)), value=True),
-        )  # fmt: skip
-        if self.settings.symmetric:
-            back = likes_cross_entropy(similarities(likes, rows, self.settings.temperature), own, others)
-            total = (total + back) / 2
-        return Loss(total, count)
+        total = in_batch(
+            items_RD, side_R, text_R, temperature=self.settings.temperature, symmetric=self.settings.symmetric
+        )
+        return Loss(total, (side_R == ANCHOR).sum().float())
 
     def count(self, batch: Batch) -> float:
         return float((batch.targets[SIDE] == ANCHOR).sum())

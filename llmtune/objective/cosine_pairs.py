@@ -15,7 +15,8 @@ from llmtune.core.ranges import one_of, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
-from llmtune.objective.row_comparison import Representation, similarities
+from llmtune.model.similarity import similarities
+from llmtune.objective.row_comparison import Representation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""What objectives that compare rows share: a unit vector for each row, and the cross-entropy of its likes among all.
+"""What objectives that compare rows share: a unit vector for each row, and a second view of it.
 
-Legend: B rows of a batch, T tokens, R items compared (rows, or several views of each), D width.
+Legend: B rows of a batch, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -44,22 +44,3 @@ class Representation(nn.Module):
         hidden_BTD = trunk.output(view, batch).last_hidden_state
         items_BD = self.projection(pooled(hidden_BTD, batch.views[view], self.pooling))
         return F.normalize(items_BD.float(), dim=-1)
-
-
-def similarities(first_RD: torch.Tensor, second_RD: torch.Tensor, temperature: float) -> torch.Tensor:
-    """(R, R) cosines of unit vectors over the temperature, in fp32 whatever the step's precision."""
-    with torch.autocast(first_RD.device.type, enabled=False):
-        return first_RD.float() @ second_RD.float().T / temperature
-
-
-def likes_cross_entropy(scores_RR: torch.Tensor, likes_RR: torch.Tensor, others_RR: torch.Tensor) -> torch.Tensor:
-    """Sum over rows r that have a like of -1/|P(r)| sum_{p in P(r)} log softmax over a in A(r) of scores[r, a] at p.
-
-    Args:
-        likes_RR: is the column one of P(r), which are among A(r)?
-        others_RR: is it one of A(r)?
-    """
-    logs_RR = scores_RR.masked_fill(~others_RR, -torch.inf).log_softmax(-1)
-    num_R = likes_RR.sum(-1)
-    sums_R = logs_RR.masked_fill(~likes_RR, 0.0).sum(-1)
-    return -(sums_R / num_R.clamp(min=1))[num_R > 0].sum()

@@ -14,10 +14,9 @@ import torch
 
 from llmtune.core.seeds import fold, generator
 from llmtune.core.types import Batch
+from llmtune.model.similarity import ANCHOR, BYSTANDER, LIKE, NEGATIVE
 from llmtune.objective.row_comparison import SECOND, add_second_view
 
-ANCHOR, LIKE, NEGATIVE, BYSTANDER = range(4)
-"""what an item is: a row, the other sight of it, what is unlike it, or only there because a batch can't be empty"""
 SIDE, TEXT = "contrastive/side", "contrastive/text"
 """names among a batch's targets: what each item is, and a number that equal rows share"""
 

@@ -15,13 +15,8 @@ from llmtune.core.ranges import at_least, one_of, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
-from llmtune.objective.row_comparison import (
-    SECOND,
-    Representation,
-    add_second_view,
-    likes_cross_entropy,
-    similarities,
-)
+from llmtune.model.similarity import likes_cross_entropy, similarities
+from llmtune.objective.row_comparison import SECOND, Representation, add_second_view
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,4 +76,5 @@ def test_uniformity_is_a_mean_over_pairs() -> None:
     vectors = shortened(np.random.default_rng(2).normal(size=(6, 4)), None)
     total, num = uniformity(vectors)
     expected = [np.exp(-2 * ((vectors[i] - vectors[j]) ** 2).sum()) for i in range(6) for j in range(i)]
-    assert num == len(expected) and total == pytest.approx(sum(expected), rel=1e-5)
+    assert num == len(expected)
+    assert total == pytest.approx(sum(expected), rel=1e-5)
