@@ -1,0 +1,102 @@
+"""The encoder for tagging: words to token ids in windows, a sign at each word's first piece, targets beside.
+
+What a row's target is, flat over all of its windows: for tags one id a token, -100 where none is scored. For spans
+the number of tokens, the sign of each, then three numbers an entity: its first word, how many words, its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.data.tag_schemes import PLAIN, Entity
+from llmtune.data.tagging_pieces import PieceTable
+from llmtune.data.tagging_rows import Reading, Words, gold_of, words_of
+from llmtune.data.tagging_windows import cut_windows, owners
+
+NOT_SCORED = -100
+NO_FIRST, FIRST, READ = 0, 1, 2
+"""signs of tokens: none; first piece of a word that is read in another window; first piece that is read"""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """By how much windows overlap."""
+
+    tokens: int
+    words: int
+
+
+class TaggingEncoder:
+    """`encode(columns, max_tokens)`: several sequences a row where it is longer than `max_tokens`."""
+
+    makes_windows = True
+
+    def __init__(
+        self, tokenizer: Any, reading: Reading, overlap: Overlap, ids: Mapping[str, int], spans: bool,
+        tags: Callable[[list[Entity], int], list[str]],
+    ):  # fmt: skip
+        """ids: of the tags, or of the types where `spans`. tags: those of a row with so many words."""
+        self.pieces = PieceTable(tokenizer)
+        self.reading, self.overlap, self.ids, self.spans, self.tags = reading, overlap, ids, spans, tags
+
+    def __call__(self, columns: Mapping[str, Sequence[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
+        """`input_ids`, `words` (signs), `cuts` (lengths of a row's sequences), and where there is gold `target`."""
+        rows = [words_of(columns, row, self.reading.joiners) for row in range(len(next(iter(columns.values()))))]
+        spelled = [_spelled(words) for words in rows]
+        found = iter(self.pieces.look_up([word for words in spelled for word in words]))
+        encoded: dict[str, list[Any]] = {"input_ids": [], "words": [], "cuts": []}
+        gold = columns.get("tags") is not None or columns.get("spans") is not None
+        targets = []
+        for row, words in enumerate(rows):
+            ids, signs, cuts = self._sequences([next(found) for _ in words.offsets], max_tokens)
+            for name, values in zip(encoded, (ids, signs, cuts)):
+                encoded[name].append(values)
+            if gold:
+                targets.append(self._target(gold_of(columns, row, words, self.reading), signs, len(words.offsets)))
+        if self.pieces.has_types:
+            encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
+        return {**encoded, **({"target": targets} if gold else {})}
+
+    def _sequences(
+        self, words: list[tuple[list[int], int]], max_tokens: int | None
+    ) -> tuple[list[int], list[int], list[int]]:
+        before, after = self.pieces.before, self.pieces.after
+        room = None if max_tokens is None else max(1, max_tokens - len(before) - len(after))
+        if room is not None and any(len(pieces) > room for pieces, _ in words):
+            # of a word that no window can hold its beginning stands for it
+            words = [(pieces[min(at, max(0, len(pieces) - room)) :][:room], 0) for pieces, at in words]
+        windows = cut_windows(
+            [len(pieces) for pieces, _ in words], room, overlap=self.overlap.tokens, together=self.overlap.words
+        )
+        ids: list[int] = []
+        signs: list[int] = []
+        cuts: list[int] = []
+        for (first, stop), (low, high) in zip(windows, owners(windows)):
+            begin = len(ids)
+            ids += before
+            signs += [NO_FIRST] * len(before)
+            for number in range(first, stop):
+                pieces, at = words[number]
+                ids += pieces
+                sign = READ if low <= number < high else FIRST
+                signs += [NO_FIRST] * at + [sign] + [NO_FIRST] * (len(pieces) - at - 1)
+            ids += after
+            signs += [NO_FIRST] * len(after)
+            cuts.append(len(ids) - begin)
+        return ids, signs, cuts
+
+    def _target(self, gold: Any, signs: list[int], num_words: int) -> list[int]:
+        if self.spans:
+            flat = [number for start, end, kind in gold for number in (start, end - start, self.ids[kind])]
+            return [len(signs), *signs, *flat]
+        tags = gold if self.reading.scheme == PLAIN else self.tags(gold, num_words)
+        ids = iter(self.ids[tag] for tag in tags)
+        return [next(ids) if sign == READ else NOT_SCORED for sign in signs]
+
+
+def _spelled(words: Words) -> list[tuple[bool, str]]:
+    """Of each word whether something other than a word stands before it, and how it is written."""
+    ends = [-1, *(end for _, end in words.offsets)]
+    return [(0 <= end < start, words.text[start:stop]) for end, (start, stop) in zip(ends, words.offsets)]
