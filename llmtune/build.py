@@ -111,7 +111,8 @@ def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[Lo
     loaded = load_model(
         config.model, task.model_class(), prepared.tokenizer, seed=config.seed,
         gradient_checkpointing=config.train.gradient_checkpointing,
-        quantise=getattr(config.adapter, "quantisation", None), machine=machine, **task.config_values(),
+        quantise=getattr(config.adapter, "quantisation", None), machine=machine,
+        new_tokens=hasattr(task, "new_tokens"), **task.config_values(),
     )  # fmt: skip
     prefix = loaded.model.base_model_prefix
     parts = Parts(

@@ -15,8 +15,9 @@ from llmtune.core.errors import LlmtuneError, Stopped
 from llmtune.inference import verify
 from llmtune.inference.model_folder import make_card, write_model
 from llmtune.preflight import Prepared
+from llmtune.reading import plain_texts
 from llmtune.run.console import Console
-from llmtune.run.files import write_json, write_text
+from llmtune.run.files import write_json, written_aside
 from llmtune.run.rundir import RunDir
 
 PROBE_ROWS = 6
@@ -59,8 +60,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     with _proof(trainer, prepared, run, card, console):
         shown = test or validation
         if shown is not None:
-            rows = prepared.splits["test" if test is not None else "validation"]
-            write_predictions(run.predictions, rows, shown.logits_NC, task)
+            write_predictions(run.predictions, shown.predictions, task)
         result = _result(trainer, prepared, scores or (validation.scores if validation else None), test)
         result["forgetting"] = forgetting
         result |= {"frozen_tensors": num_frozen, "frozen_unchanged": True if num_frozen else None}
@@ -148,7 +148,10 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     expected = _expected(model, prepared, card, adapter) if how != "off" else {}
     if expected:
         expected["beside"] = {
-            name: verify.probe(other, prepared.tokenizer, _few_texts(prepared.feeds[name].splits), prepared.max_tokens)
+            name: verify.probe(
+                other, prepared.tokenizer, *_few_texts(prepared.feeds[name].splits, prepared.feeds[name].reader),
+                prepared.max_tokens,
+            )
             for name, (other, _) in beside.items()
         }  # fmt: skip
     write_model(run.model, model, prepared.tokenizer, card, adapter, beside)
@@ -180,14 +183,14 @@ def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any
     if adapter.stands_alone and card["base"]:
         path = str(Path(card["base"]).expanduser())
         base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
-    return verify.probe(model, prepared.tokenizer, _few_texts(prepared.splits), prepared.max_tokens, base)
+    texts = _few_texts(prepared.splits, prepared.task)
+    return verify.probe(model, prepared.tokenizer, *texts, prepared.max_tokens, base)
 
 
-def _few_texts(splits: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """A few rows of the validation split, else of train: role -> texts."""
+def _few_texts(splits: Mapping[str, Any], task: Any) -> tuple[list[str], list[str | None] | None]:
+    """Texts of a few rows of the validation split, else of train, and their second texts where rows have two."""
     rows = splits.get("validation", splits["train"])
-    rows = rows.select(range(min(PROBE_ROWS, len(rows))))
-    return {name: rows[name][:] for name in ("text", "text_pair") if name in rows.column_names}
+    return plain_texts(task, rows.select(range(min(PROBE_ROWS, len(rows)))).with_format(None)[:])
 
 
 def _models_beside(trainer: Any, prepared: Prepared, card: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -209,16 +212,22 @@ def _columns(prepared: Prepared) -> dict[str, Any]:
     return prepared.report["splits"]["train"]["found"][0]["columns"]
 
 
-def write_predictions(path: Path, rows: Any, logits_NC: np.ndarray, task: Any) -> None:
-    """One JSON object a row: where it stands, its text, label and prediction."""
-    lines = []
-    decoded = task.decode(logits_NC)
-    columns = [name for name in ("file", "line", "text", "text_pair", "label") if name in rows.column_names]
-    for row, predicted in zip(rows.select_columns(columns), decoded):
-        given = row.pop("label", None)
-        record = {**row, "label": json.loads(given) if given is not None else None, "predicted": predicted.pop("label")}
-        lines.append(json.dumps({**record, **predicted}, ensure_ascii=False))
-    write_text(path, "\n".join(lines) + "\n")
+def write_predictions(path: Path, predictions: Any, task: Any) -> None:
+    """One JSON object a row: where it stands, what is known of it, and the prediction."""
+    with written_aside(path) as file:
+        for chunk in predictions.chunks():
+            for row, predicted in enumerate(task.decode(chunk)):
+                known = {name: _plain(task, name, values[row]) for name, values in chunk.columns.items()}
+                record = {name: known.pop(name) for name in ("file", "line")} | known
+                record["predicted"] = predicted[task.fields[0]]
+                record |= {name: predicted[name] for name in task.fields[1:]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _plain(task: Any, name: str, value: Any) -> Any:
+    """A value of a column as the user gave it."""
+    kinds = {role.name: role.kind for role in task.roles}
+    return value if value is None or kinds.get(name, "text") == "text" else json.loads(value)
 
 
 def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[str, Any]:

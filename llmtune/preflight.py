@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from llmtune.core.environment import hub_answers, on_a_hub, set_environment
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import FeedRows, Parts, Prospect
 from llmtune.plan import disk_budget, epoch_steps, make_order, num_steps, peak_lr
-from llmtune.reading import all_of, encode, own_feeds, read, watched_rows
+from llmtune.reading import all_of, encode, own_feeds, plain_texts, read, watched_rows
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
@@ -85,7 +85,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     tokenizer = _tokenizer(config, task, raw, model_config, console)
     max_tokens = _max_tokens(config, model_config, tokenizer)
     encoded = encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
-    task.set_loss(config.train, labels.targets["train"])
+    task.set_loss(config.train, _targets(labels, encoded))
     feeds = own_feeds(config, tokenizer, max_tokens, console, stop)
     watched = watched_rows(config, model_config, tokenizer, max_tokens, console, stop)
     network = _on_meta(config, task, model_config, tokenizer)
@@ -115,8 +115,16 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     )  # fmt: skip
 
 
+def _targets(labels: Any, encoded: Any) -> Sequence[Any]:
+    """Of all train rows: those of their labels, or what the encoder made of tokens."""
+    found = labels.targets["train"]
+    rows = encoded.splits["train"]
+    return rows["target"] if "target" in rows.column_names and all(target is None for target in found[:1]) else found
+
+
 def _check_parts(config: Config, prospect: Prospect) -> None:
     """The faults that the parts of a run find in what they are put together with."""
+    _refuse_rewriting(config, prospect.task)
     parts = [
         config.task, config.freeze_policy, config.optimizer, config.adapter, config.balance, config.sampling,
         *config.objective.values(), *config.augmentation.values(),
@@ -162,14 +170,13 @@ def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: 
 
     settings = config.model
     if settings.tokenizer is None:
-        return load_tokenizer(settings, ())
+        return _with_new_tokens(load_tokenizer(settings, ()), task)
 
     own = getattr(task, "own_texts", [])
 
     def build(folder: Path) -> None:
         rows = raw.splits["train"]
-        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        texts = (text for batch in rows.iter(1000) for name in columns for text in batch[name] if text)
+        texts = (text for batch in rows.iter(1000) for some in plain_texts(task, batch) for text in some or () if text)
         load_tokenizer(settings, itertools.chain(texts, own)).save_pretrained(folder)
 
     key = {
@@ -180,6 +187,13 @@ def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: 
     folder = cached("tokenizer", key, build, _cache_root(config), console.note)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settle_pad_token(tokenizer)
+    return _with_new_tokens(tokenizer, task)
+
+
+def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
+    """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
+    added = [token for token in getattr(task, "new_tokens", ()) if token not in tokenizer.get_vocab()]
+    tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
     return tokenizer
 
 
@@ -230,7 +244,8 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
     shape = copy.deepcopy(model_config)
     for key, value in task.config_values().items():
         setattr(shape, key, value)
-    if config.model.path is None:
+    grows = hasattr(task, "new_tokens") and len(tokenizer) > shape.vocab_size
+    if config.model.path is None or grows:
         shape.vocab_size = len(tokenizer)
     shape.pad_token_id = tokenizer.pad_token_id
     try:
@@ -261,6 +276,17 @@ def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any])
         raise ModelError(
             Fault("model.path", f"the tokenizer in {config.model.path} gives ids up to {highest}, the model knows "
                   f"{size}", "a tokenizer that belongs to the model")
+        )  # fmt: skip
+
+
+def _refuse_rewriting(config: Config, task: Any) -> None:
+    """ConfigError where rows would be changed of which more than a text and a label is known."""
+    further = [role.name for role in task.roles if role.name not in ("text", "text_pair", "label")]
+    if config.augmentation and further:
+        raise ConfigError(
+            Fault("augmentation", f"{', '.join(config.augmentation)} with task={config.task.name}, whose rows mark "
+                  f"places in texts or have several ({', '.join(further)})", "texts with a label, or pairs of texts",
+                  "type augmentation=[]")
         )  # fmt: skip
 
 

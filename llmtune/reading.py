@@ -57,17 +57,22 @@ def encode(
 ) -> Any:  # fmt: skip
     """The rows as token ids and targets, from the cache where they are there already."""
     from llmtune.data.cache import code_version
-    from llmtune.data.encode import Limits, encode_splits
+    from llmtune.data.encode import Limits, encode_splits, makes_windows
     from llmtune.model.backbone import tokenizer_sha
 
-    data = config.data
+    data, encoder = config.data, task.encoder(tokenizer)
+    if makes_windows(encoder) and data.on_overlength == "truncate":
+        raise ConfigError(
+            Fault("data.on_overlength", f"truncate, and task={config.task.name} would lose what is marked in the rest",
+                  "split (windows that lose nothing), drop, error", "type data.on_overlength=split")
+        )  # fmt: skip
     key_parts = {
         "tokenizer": tokenizer_sha(tokenizer),
         "task": code_version(inspect.getmodule(type(task))),  # type: ignore[arg-type]
         **({"template": task.encoding_key} if hasattr(task, "encoding_key") else {}),
     }
     return encode_splits(
-        raw, task.encoder(tokenizer), key_parts, targets=labels.targets,
+        raw, encoder, key_parts, targets=labels.targets,
         limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
         cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
     )  # fmt: skip
@@ -112,6 +117,13 @@ def watched_rows(
         raw, labels = read(asked, reader, console, stop)
         rows = encode(asked, reader, raw, labels, tokenizer, max_tokens, console, stop).splits["train"]
     return rows.select(range(min(most, len(rows))))
+
+
+def plain_texts(task: Any, columns: dict[str, list[Any]]) -> tuple[list[str], list[str | None] | None]:
+    """The texts of some rows, and the second ones where rows have two; `probe_texts` of a task knows where they are."""
+    if hasattr(task, "probe_texts"):
+        return task.probe_texts(columns)
+    return columns["text"], columns.get("text_pair")
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def _evaluate(place: ModelPlace, config: Config, data: DataSettings, split: str,
 
     try:
         scored = score_rows(place, config, data, split)
-        write_predictions(files.predictions, scored.rows, scored.logits_NC, scored.task)
+        write_predictions(files.predictions, scored.predictions, scored.task)
         write_json(files.report, scored.report)
     finally:
         files.give_back()

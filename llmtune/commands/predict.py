@@ -1,4 +1,4 @@
-"""`llmtune predict`: every row of a file, or of standard input, with its label and probabilities."""
+"""`llmtune predict`: every row of a file, or of standard input, with what the model makes of it."""
 
 from __future__ import annotations
 
@@ -94,17 +94,17 @@ def _predict(line: Line, spool: Path) -> int:
 
 
 def wanted_columns(place: Any, config: Any, typed: set[str]) -> list[Wanted]:
-    """The columns with texts: those that were typed, else those of training, as llmtune.json has them."""
+    """The columns that are read: those that were typed, else those of training, as llmtune.json has them."""
     from llmtune.inference.rows_in import Wanted
-    from llmtune.inference.run_folder import trained_task
+    from llmtune.inference.run_folder import roles_of, trained_task
 
-    roles = [role for role in trained_task(place, config.run.plugins).roles
-             if role.name in place.card["columns"] and role.name != "label"]  # fmt: skip
+    known = place.card["columns"]
+    roles = [role for role in roles_of(trained_task(place, config.run.plugins), known) if role.known_before]
     set_now = {role.name: getattr(config.data.columns, role.name) for role in roles}
     return [
         Wanted(role, set_now[role.name], True)
         if set_now[role.name] is not None and f"data.columns.{role.name}" in typed
-        else Wanted(role, place.card["columns"][role.name], set_now[role.name] is not None)
+        else Wanted(role, known.get(role.name), set_now[role.name] is not None)
         for role in roles
     ]
 
@@ -113,12 +113,10 @@ def _writer(file: Any, format: str, rows: Input, predictor: Predictor, config: A
     from llmtune.inference.rows_out import CsvOut, JsonOut
 
     task = predictor.task
-    labels = task.labels.names if task.labels else ()
-    single = task.problem_type == "single_label"
     if format == "jsonl":
-        return JsonOut(file, rows.all_names(), with_probability=single, with_labels=bool(labels))
+        return JsonOut(file, rows.all_names(), task)
     joint = config.data.label_delimiter or ","
-    return CsvOut(file, rows.all_names(), labels, tab=format == "tsv", with_probability=single, joint=joint)
+    return CsvOut(file, rows.all_names(), task, tab=format == "tsv", joint=joint)
 
 
 def _all(rows: Input, predictor: Predictor, writer: Any) -> tuple[int, dict[str, list[str]]]:

@@ -57,7 +57,7 @@ class Batch:
     """Rows that go through the model together.
 
     `views` holds one or several sets of model inputs (`clean`, `masked`, ...); each is a dict of
-    tensors shaped (rows, tokens). `targets` is what the task made of the labels.
+    tensors shaped (sequences, tokens). `targets` is what the task made of the labels.
     """
 
     row_ids: list[int]
@@ -75,7 +75,12 @@ class Batch:
     kept: Any = None
     """where the prefix cache keeps these rows (model.prefix_cache.Kept); whoever changes the clean view sets None"""
     row_seeds: list[int] = field(default_factory=list)
-    """a function of (seed, epoch, row): what is drawn for a row derives from it, however batches are cut"""
+    """a function of (seed, epoch, row): what is drawn for a row derives from it, however batches are cut; where a row
+    is several sequences, one for each of them"""
+    num_sequences: list[int] = field(default_factory=list)
+    """of each row: windows of a long text, or choices, that stand below each other in the views; 1 for a plain row"""
+    facts: dict[str, list[Any]] = field(default_factory=dict)
+    """what else the encoder said of each row, by name: a flat list of numbers"""
 
     def to(self, device: torch.device) -> Batch:
         def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -32,9 +32,15 @@ class Role:
     """how a value is kept: text (as it stands), label, tokens, texts or json (anything); all but the first as JSON"""
     known_before: bool = True
     """does `predict` have it too? not what is to be found out"""
+    unless: str | None = None
+    """another role that does in the place of this one"""
+    sparse: bool = False
+    """may a row be without it? (nothing, an empty text, an empty list: None)"""
 
-    def convert(self, value: Any) -> str:
+    def convert(self, value: Any) -> str | None:
         """A value as it is kept. Raises BadValue."""
+        if self.sparse and (value is None or value in ("", [], "[]")):
+            return None
         return CONVERTERS[self.kind](value)
 
 
@@ -202,6 +208,8 @@ def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
 
     def get(row: Any) -> Any:
         value = _at(row, inside)
+        if value is MISSING and role.sparse:
+            return None
         if value is MISSING:
             raise BadValue(f"no {key!r}")
         return value
@@ -245,7 +253,9 @@ def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[
                 keys[role.name] = given
     if not faults:
         keys = _guess(table, roles, keys)
-        missing = [role.name for role in roles if role.required and role.name not in keys]
+        missing = [
+            role.name for role in roles if role.required and role.name not in keys and role.unless not in keys
+        ]
         if missing:
             faults.append(_which(table, roles, missing))
     if faults:

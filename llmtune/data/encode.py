@@ -7,7 +7,7 @@ import json
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,26 @@ if TYPE_CHECKING:
     import datasets
 
 Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
-"""text columns of some rows, and the longest length (None: whole) -> input_ids and perhaps token_type_ids.
-Where longer rows are to become several, it also has `windows` (data.plain_text)."""
+"""columns of some rows as they are kept, and the most tokens of a sequence (None: whole) -> by name, a list a row:
+`input_ids`; perhaps `token_type_ids`; `cuts`, where a row is several sequences: their lengths, input_ids being all of
+them end to end; `target`, where that hangs on tokens; and further numbers, which come back as `Batch.facts`.
+
+What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
+row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text)."""
 
 BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
 HUGE_CHARS = 200_000
 SHOWN_LINES = 20
 NOT_TEXT = ("label", "file", "line")
+PLAIN = {"text", "text_pair"}
+"""columns of which an encoder needs no more than the beginning"""
+NARROW = {"token_type_ids": pyarrow.int8()}
+"""columns whose numbers are small"""
+
+
+def makes_windows(encode: Encode) -> bool:
+    """Does a row that is too long become several sequences?"""
+    return getattr(encode, "makes_windows", False)
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class EncodedSplits:
     """Tokenised rows: memory-mapped data sets, what the report says of their lengths, and their fingerprint."""
 
     splits: dict[str, datasets.Dataset]
-    """columns: input_ids, token_type_ids (where made), length, target (where given), and those of the raw rows"""
+    """columns: input_ids, length, what else the encoder made, target (where given), and those of the raw rows"""
     report: dict[str, dict[str, Any]]
     fingerprint: str
 
@@ -70,7 +83,7 @@ def encode_splits(
     `key_parts` says all that `encode` depends on (tokenizer files, template, ...). DataError where rows are too
     long for `limits`; Stopped when `should_stop()` turns true.
     """
-    if limits.on_overlength == "split" and not hasattr(encode, "windows"):
+    if limits.on_overlength == "split" and not (hasattr(encode, "windows") or makes_windows(encode)):
         raise DataError(
             Fault("data.on_overlength", "split, but rows of this task are whole", "truncate, drop or error",
                   "data.on_overlength=truncate")
@@ -164,7 +177,7 @@ class _Writing:
     over_lines: list[str] = field(default_factory=list)
 
     def write(self, split: str, rows: datasets.Dataset, targets: list[Any] | None, path: Path) -> dict[str, Any]:
-        kind = _target_type(targets)
+        kind = target_type(targets)
         with pyarrow.OSFile(str(path), "wb") as file:
             stream = None
             for start, columns in _batches(rows):
@@ -187,23 +200,32 @@ class _Writing:
 
     def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
         texts = {name: values for name, values in columns.items() if name not in (*NOT_TEXT, "target")}
-        if self.limits.on_overlength == "split":
+        if self.limits.on_overlength != "split":
+            tokens, full = self._encoded(texts)
+            over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
+        elif makes_windows(self.encode):
+            tokens = self.encode(texts, self.limits.max_tokens)
+            full = [len(row) for row in tokens["input_ids"]]
+            over = [i for i, cuts in enumerate(tokens.get("cuts", ())) if len(cuts) > 1]
+        else:
             tokens, columns = self._split(columns)
             full = [len(row) for row in tokens["input_ids"]]
-        else:
-            tokens, full = self._encoded(texts)
+            over = []  # counted where they were split
         ids = tokens["input_ids"]
-        over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         self.over_rows += len(over)
         self.over_lines += [
             f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]
         ]
         self.lengths.extend(full)
-        data: dict[str, Any] = {"input_ids": pyarrow.array(ids, pyarrow.list_(pyarrow.int32()))}
-        if "token_type_ids" in tokens:
-            data["token_type_ids"] = pyarrow.array(tokens["token_type_ids"], pyarrow.list_(pyarrow.int8()))
+        data: dict[str, Any] = {
+            name: pyarrow.array(values, pyarrow.list_(NARROW.get(name, pyarrow.int32())))
+            for name, values in tokens.items()
+            if name != "target"
+        }
         data["length"] = pyarrow.array([len(row) for row in ids], pyarrow.int32())
-        if kind is not None:
+        if "target" in tokens:
+            data["target"] = pyarrow.array(tokens["target"], target_type(tokens["target"]))
+        elif kind is not None:
             data["target"] = pyarrow.array(columns["target"], kind)
         types = {"line": pyarrow.int64()}
         data |= {
@@ -229,18 +251,15 @@ class _Writing:
         """
         most = max(HUGE_CHARS, 32 * self.limits.max_tokens)
         chars = [sum(len(value or "") for value in values) for values in zip(*texts.values())]
-        huge = {i for i, count in enumerate(chars) if count > most}
+        plain = texts.keys() <= PLAIN  # JSON can't be cut
+        huge = {i for i, count in enumerate(chars) if count > most} if plain else set()
         if huge:
             texts = {
                 name: [value[:most] if i in huge and value else value for i, value in enumerate(values)]
                 for name, values in texts.items()
             }
-        tokens = {
-            name: list(values)
-            for name, values in self.encode(texts, None).items()
-            if name in ("input_ids", "token_type_ids")
-        }
-        full = [len(row) for row in tokens["input_ids"]]
+        tokens = {name: list(values) for name, values in self.encode(texts, None).items()}
+        full = longest_sequences(tokens)
         for i in huge:
             full[i] = round(full[i] * chars[i] / sum(len(values[i] or "") for values in texts.values()))
         self.estimated += len(huge)
@@ -251,7 +270,7 @@ class _Writing:
             for name, values in tokens.items():
                 for place, i in enumerate(over):
                     values[i] = cut[name][place]
-            assert all(len(row) <= self.limits.max_tokens for row in tokens["input_ids"])
+            assert all(length <= self.limits.max_tokens for length in longest_sequences(tokens))
         return tokens, full
 
     def _split(self, columns: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
@@ -290,7 +309,15 @@ class _Writing:
         return facts
 
 
-def _target_type(targets: list[Any] | None) -> pyarrow.DataType | None:
+def longest_sequences(tokens: dict[str, list[Any]]) -> list[int]:
+    """Tokens of each row's longest sequence."""
+    if "cuts" in tokens:
+        return [max(row, default=0) for row in tokens["cuts"]]
+    return [len(row) for row in tokens["input_ids"]]
+
+
+def target_type(targets: Sequence[Any] | None) -> pyarrow.DataType | None:
+    """The Arrow type of targets: ids, lists of ids, or numbers."""
     if targets is None:
         return None
     if any(isinstance(target, list) for target in targets):

@@ -1,6 +1,6 @@
 """Feeds: batches of encoded rows, from any step on; nothing to wind forward and nothing to restore.
 
-Legend: B rows, T tokens.
+Legend: B rows, R sequences (of which a row may have several), T tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
 
-TargetCollator = Callable[[Sequence[Any]], dict[str, torch.Tensor]]
+TargetCollator = Callable[[Sequence[Any], "list[list[int]] | None"], dict[str, torch.Tensor]]
+"""targets of some rows, and the lengths of their sequences where rows may have several -> tensors"""
 
 
 class TokenTable:
@@ -27,10 +28,9 @@ class TokenTable:
         self.dataset = dataset
         self.lengths = np.asarray(_column(dataset, "length"))
         self._pads = {"input_ids": pad_id, "token_type_ids": 0}
-        self._flat = {}
-        for name in model_inputs:
-            if name in dataset.column_names:
-                self._flat[name] = _flat_lists(dataset, name)
+        self._flat = {name: _flat_lists(dataset, name) for name in model_inputs if name in dataset.column_names}
+        self._cuts = _flat_lists(dataset, "cuts") if "cuts" in dataset.column_names else None
+        self._facts = {name: _flat_lists(dataset, name) for name in _fact_names(dataset)}
         self.keep: Callable[[Rows], Any] | None = None
         """where the prefix cache keeps rows, while there is one"""
         self.targets = dataset.with_format(None)["target"][:] if "target" in dataset.column_names else None
@@ -38,28 +38,33 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def cuts(self, rows: Rows) -> list[list[int]] | None:
+        """Lengths of the sequences of each row; None where every row of the table is one sequence."""
+        return None if self._cuts is None else [_part(self._cuts, row).tolist() for row in rows]
+
     def inputs(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Model inputs of `rows`, each (B, T), padded on the right to the longest of them.
+        """Model inputs of `rows`, each (R, T), padded on the right to the longest sequence.
 
         No attention mask where nothing is padded: attention without a mask is quicker, with equal results.
         """
-        lengths_B = self.lengths[rows]
-        width = int(lengths_B.max())
-        real_BT = np.arange(width) < lengths_B[:, None]
+        cuts = self.cuts(rows)
+        lengths_R = self.lengths[rows] if cuts is None else np.asarray([length for row in cuts for length in row])
+        width = int(lengths_R.max())
+        real_RT = np.arange(width) < lengths_R[:, None]
         view = {}
-        for name, (flat, starts) in self._flat.items():
-            padded_BT = np.full((len(rows), width), self._pads[name], dtype=np.int64)
-            padded_BT[real_BT] = np.concatenate([flat[starts[row] : starts[row + 1]] for row in rows])
-            view[name] = torch.from_numpy(padded_BT)
-        if not real_BT.all():
-            view["attention_mask"] = torch.from_numpy(real_BT.astype(np.int64))
+        for name, flat in self._flat.items():
+            padded_RT = np.full(real_RT.shape, self._pads[name], dtype=np.int64)
+            padded_RT[real_RT] = np.concatenate([_part(flat, row) for row in rows])
+            view[name] = torch.from_numpy(padded_RT)
+        if not real_RT.all():
+            view["attention_mask"] = torch.from_numpy(real_RT.astype(np.int64))
         return view
 
     def batch(self, rows: Rows, collate_targets: TargetCollator | None, *, weight: float = 1.0) -> Batch:
-        view = self.inputs(rows)
+        view, cuts = self.inputs(rows), self.cuts(rows)
         targets = {}
         if collate_targets is not None and self.targets is not None:
-            targets = collate_targets([self.targets[int(row)] for row in rows])
+            targets = collate_targets([self.targets[int(row)] for row in rows], cuts)
         return Batch(
             row_ids=[int(row) for row in rows],
             views={"clean": view},
@@ -68,6 +73,8 @@ class TokenTable:
             real_tokens=int(self.lengths[rows].sum()) if weight else 0,
             padded_tokens=view["input_ids"].numel() if weight else 0,
             kept=self.keep(rows) if self.keep is not None else None,
+            num_sequences=[1] * len(rows) if cuts is None else [len(row) for row in cuts],
+            facts={name: [_part(flat, row).tolist() for row in rows] for name, flat in self._facts.items()},
         )
 
 
@@ -102,7 +109,12 @@ class TrainFeed:
         epoch = step // self.order.steps_per_epoch
         batch = self.table.batch(rows, self.collate_targets, weight=weight)
         batch.feed, batch.step = self.name, step
-        batch.row_seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
+        seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
+        batch.row_seeds = [
+            fold(seed, "sequence", number) if number else seed
+            for seed, count in zip(seeds, batch.num_sequences)
+            for number in range(count)
+        ]
         if self.change is not None:
             self.change(batch)
         for add in self.prepare:
@@ -176,6 +188,27 @@ class EvaluationFeed:
 
 def _column(dataset: Any, name: str) -> np.ndarray:
     return dataset.with_format("numpy", columns=[name])[name][:] if len(dataset) else np.zeros(0, dtype=np.int64)
+
+
+FACTS_NOT = ("input_ids", "token_type_ids", "cuts", "target")
+
+
+def _fact_names(dataset: Any) -> list[str]:
+    """Columns of numbers that an encoder made besides what the model reads."""
+    import pyarrow
+
+    schema = dataset.data.table.schema
+    return [
+        name for name in dataset.column_names
+        if name not in FACTS_NOT and pyarrow.types.is_list(schema.field(name).type)
+        and pyarrow.types.is_integer(schema.field(name).type.value_type)
+    ]  # fmt: skip
+
+
+def _part(flat: tuple[np.ndarray, np.ndarray], row: Any) -> np.ndarray:
+    """The list of a row, out of all lists end to end and where each begins."""
+    values, starts = flat
+    return values[starts[row] : starts[row + 1]]
 
 
 def _flat_lists(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,9 @@ class PlainText:
     def encoder(self, tokenizer: Any) -> PlainTextEncoder:
         return PlainTextEncoder(tokenizer)
 
-    def collate_targets(self, targets: Sequence[Any] | None) -> dict[str, torch.Tensor]:
+    def collate_targets(
+        self, targets: Sequence[Any] | None, cuts: list[list[int]] | None = None
+    ) -> dict[str, torch.Tensor]:
         return {}
 
 

@@ -1,11 +1,8 @@
-"""A trained model at work: texts in, logits out, through the same encoder and the same forward pass as in training.
-
-Legend: N rows, C outputs of the model.
-"""
+"""A trained model at work: rows in, predictions out, through the same encoder and forward pass as in training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +10,14 @@ import pyarrow
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
+from llmtune.data.encode import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type
 from llmtune.data.feed import EvaluationFeed, TokenTable
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task
 from llmtune.model.backbone import settle_pad_token
-from llmtune.training.evaluation import predict
+from llmtune.training.evaluation import LossSum, predict
+from llmtune.training.predictions import Outcomes, Predictions
 
 CHUNK_ROWS, CHUNK_CHARS = 4096, 4_000_000
 """rows that are encoded and sorted by length together: what bounds memory, whatever the size of a file"""
@@ -43,13 +42,15 @@ class Predictor:
             self.model.compile(dynamic=True)
         self._encode = self.task.encoder(self.tokenizer)
 
-    def encode(self, texts: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """`input_ids` and their like of rows, exactly as training made them. `texts`: role -> texts."""
+    def encode(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """`input_ids` and their like of rows, exactly as training made them. `columns`: role -> what is kept of it."""
+        if makes_windows(self._encode):
+            return self._encode(columns, self.max_tokens)
         most = max(200_000, CUT_CHARS * self.max_tokens)
-        columns = {role: [text if len(text) <= most else text[:most] for text in column]
-                   for role, column in texts.items()}  # fmt: skip
+        columns = {role: [text[:most] if role in PLAIN and text and len(text) > most else text for text in column]
+                   for role, column in columns.items()}  # fmt: skip
         tokens = self._encode(columns, None)
-        long = [row for row, ids in enumerate(tokens["input_ids"]) if len(ids) > self.max_tokens]
+        long = [row for row, length in enumerate(longest_sequences(tokens)) if length > self.max_tokens]
         if long:
             over = {role: [column[row] for row in long] for role, column in columns.items()}
             cut = self._encode(over, self.max_tokens)
@@ -59,20 +60,37 @@ class Predictor:
         self.num_cut += len(long)
         return tokens
 
-    def logits(self, texts: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """(N, C) in fp32, in the order of the rows."""
-        pieces = []
-        for start, stop in _chunks(texts):
-            tokens = self.encode({role: column[start:stop] for role, column in texts.items()})
-            table = TokenTable(_arrow(tokens), pad_id=self.tokenizer.pad_token_id)
-            done = predict(self.model, EvaluationFeed(table, None, self.batch_tokens), self.machine)
-            assert done is not None  # nobody asks for a stop here
-            pieces.append(done[0])
-        return np.concatenate(pieces) if pieces else np.zeros((0, self.task.num_outputs), dtype=np.float32)
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """For each row what `task.decode` tells of it; `columns`: those that are known before."""
+        rows = _pieces(columns)
+        predictions, _ = self.run(rows, None)
+        return [told for chunk in predictions.chunks() for told in self.task.decode(chunk)]
 
-    def predict(self, texts: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-        """For each row `label` and, where there are labels, `probabilities` by name."""
-        return self.task.decode(self.logits(texts))
+    def run(self, rows: Any, targets: Sequence[Any] | None) -> tuple[Predictions, float]:
+        """What the model makes of a data set of raw rows, in their order; and the mean loss where there are targets.
+
+        Args:
+            targets: of all rows, as `task.read_labels` gives them; None: none are known. Where the encoder makes them,
+                those are taken.
+        """
+        outcomes, made = Outcomes(len(rows)), Outcomes(len(rows))
+        loss, has_made = LossSum(), False
+        names = [name for name in rows.column_names if name not in NOT_TEXT]
+        for start, stop in _chunks(rows.select_columns(names)):
+            tokens = self.encode(rows.select_columns(names)[start:stop])
+            own: Sequence[Any] | None = tokens.pop("target", None)
+            if own is not None:
+                made.put(range(start, stop), [np.asarray(target) for target in own])
+                has_made = True
+            elif targets is not None:
+                own = targets[start:stop]
+            table = TokenTable(_arrow(tokens, own), pad_id=self.tokenizer.pad_token_id)
+            scored = self.task.collate_targets if own is not None else None
+            feed = EvaluationFeed(table, scored, self.batch_tokens)
+            part = predict(self.model, feed, self.machine, outcomes, task=self.task, first_row=start)
+            assert part is not None  # nobody asks for a stop here
+            loss.total, loss.count = loss.total + part.total, loss.count + part.count
+        return Predictions(rows, outcomes, made if has_made else targets), loss.mean
 
 
 def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, Any]:
@@ -94,21 +112,33 @@ def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, An
     return model, tokenizer
 
 
-def _chunks(texts: Mapping[str, Sequence[Any]]) -> list[tuple[int, int]]:
-    """Consecutive rows, bounded by number and by characters."""
-    columns = list(texts.values())
-    chunks, start, chars = [], 0, 0
-    for row in range(len(columns[0])):
-        chars += sum(len(column[row]) for column in columns)
-        if row + 1 - start >= CHUNK_ROWS or chars >= CHUNK_CHARS or row + 1 == len(columns[0]):
-            chunks.append((start, row + 1))
-            start, chars = row + 1, 0
-    return chunks
+def _chunks(rows: Any) -> Iterator[tuple[int, int]]:
+    """Consecutive rows of a data set, bounded by number and by characters."""
+    start = chars = 0
+    for at in range(0, len(rows), CHUNK_ROWS):
+        some = rows[at : at + CHUNK_ROWS]
+        for row, values in enumerate(zip(*some.values()), at):
+            chars += sum(len(value or "") for value in values)
+            if row + 1 - start >= CHUNK_ROWS or chars >= CHUNK_CHARS or row + 1 == len(rows):
+                yield start, row + 1
+                start, chars = row + 1, 0
 
 
-def _arrow(tokens: Mapping[str, list[Any]]) -> Any:
+def _pieces(columns: Mapping[str, Sequence[Any]]) -> Any:
+    """Rows as a data set."""
+    import datasets
+
+    return datasets.Dataset(
+        pyarrow.table({name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()})
+    )
+
+
+def _arrow(tokens: Mapping[str, list[Any]], targets: Sequence[Any] | None) -> Any:
+    """Encoded rows as a data set, as training has them."""
     import datasets
 
     columns = {name: pyarrow.array(rows, pyarrow.list_(pyarrow.int32())) for name, rows in tokens.items()}
+    if targets is not None:
+        columns["target"] = pyarrow.array(targets, target_type(targets))
     lengths = pyarrow.array([len(ids) for ids in tokens["input_ids"]], pyarrow.int32())
     return datasets.Dataset(pyarrow.table({**columns, "length": lengths}))

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.columns import BadValue, Role, as_text, resolve
+from llmtune.data.columns import BadValue, Role, resolve
 from llmtune.data.dialect import find_dialect
 from llmtune.data.sources import Source, find_sources, format_of
 from llmtune.data.tables import Table, open_table
@@ -47,6 +47,8 @@ class Input:
     chosen: dict[str, Any]
     """role -> resolved column"""
     is_json: bool
+    converters: dict[str, Any]
+    """role -> how a value is kept"""
 
     def rows(self) -> Iterator[InputRow]:
         """Every row of the input, those that can't be read included."""
@@ -54,7 +56,7 @@ class Input:
             texts: dict[str, str] | None = None
             if reason is None:
                 try:
-                    texts = {role: as_text(column.get(row)) for role, column in self.chosen.items()}
+                    texts = {role: self.converters[role](column.get(row)) for role, column in self.chosen.items()}
                 except BadValue as bad:
                     texts, reason = None, str(bad)
             yield InputRow(f"{shown}:{line}", self._values(row), texts, reason)
@@ -94,7 +96,7 @@ def open_input(
     source = _stdin(spool, settings, wanted, lines) if path in (None, "-") else _source(str(path), settings.format)
     keys = {column.role.name: column.key for column in wanted}
     if lines or (source.format == "text" and _one_column(source, settings)):
-        table = _lines(source, settings, list(keys))
+        table = _lines(source, settings, [column.role for column in wanted])
     else:
         named = dataclasses.replace(settings.columns, **keys)
         known = {name for column in wanted for name in column.role.guesses} | {"id", "idx", "index"}
@@ -103,9 +105,10 @@ def open_input(
         if table.names is None and table.width == 1 and len(keys) == 1:
             keys = dict.fromkeys(keys, 0)
     with naming_columns():
-        chosen = resolve(table, [dataclasses.replace(column.role, required=True) for column in wanted], keys)
+        chosen = resolve(table, [column.role for column in wanted], keys)
     names = table.names if table.names is not None else [f"column_{i}" for i in range(table.width)]
-    return Input(table, _unlike(names), chosen, bool(table.sample) and isinstance(table.sample[0], dict))
+    converters = {column.role.name: column.role.convert for column in wanted}
+    return Input(table, _unlike(names), chosen, bool(table.sample) and isinstance(table.sample[0], dict), converters)
 
 
 def _unlike(names: Sequence[str]) -> list[str]:
@@ -187,10 +190,11 @@ def _one_column(source: Source, settings: DataSettings) -> bool:
     return dialect.delimiter is None
 
 
-def _lines(source: Source, settings: DataSettings, roles: list[str]) -> Table:
+def _lines(source: Source, settings: DataSettings, roles: Sequence[Role]) -> Table:
     """One text a line; an empty line is a row too, since every line is to be answered."""
-    if roles != ["text"]:
-        raise DataError(Fault(source.shown, "holds one text a line", f"each row needs {' and '.join(roles)}",
+    needed = [role.name for role in roles if role.name == "text" or (role.required and role.unless != "text")]
+    if needed != ["text"]:
+        raise DataError(Fault(source.shown, "holds one text a line", f"each row needs {' and '.join(needed)}",
                               "give CSV with a header, or JSONL"))  # fmt: skip
     encoding = find_encoding(source.path, source.shown, settings.encoding)
 

@@ -67,14 +67,14 @@ def output(path: str | None) -> Iterator[TextIO]:
 class CsvOut:
     """Rows as CSV or TSV. Added names are changed where the input has them: `label` becomes `predicted_label`."""
 
-    def __init__(self, file: TextIO, names: Sequence[str], labels: Sequence[str], *, tab: bool, with_probability: bool,
-                 joint: str):  # fmt: skip
-        self.names, self.labels, self.with_probability, self.joint = names, labels, with_probability, joint
+    def __init__(self, file: TextIO, names: Sequence[str], task: Any, *, tab: bool, joint: str):
+        self.names, self.task, self.joint = names, task, joint
+        labels = task.labels.names if task.labels else ()
+        self.joins = not any(joint in name for name in labels)
         mark = "\t" if tab else ","
         self.plain = csv.writer(file, delimiter=mark, lineterminator="\n")
         self.quoted = csv.writer(file, delimiter=mark, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        wanted = ["label", *(["probability"] if with_probability else []), *(f"probability_{name}" for name in labels)]
-        self.plain.writerow([*names, *unused(wanted, names)])
+        self.plain.writerow([*names, *unused(task.table_names, names)])
 
     def write(self, values: Mapping[str, Any], predicted: Mapping[str, Any] | None) -> None:
         row = [*(cell(values.get(name)) for name in self.names), *self._added(predicted)]
@@ -82,40 +82,30 @@ class CsvOut:
         (self.quoted if any("\r" in str(value) for value in row) else self.plain).writerow(row)
 
     def _added(self, predicted: Mapping[str, Any] | None) -> list[Any]:
+        names = self.task.table_names
         if predicted is None:
-            return [""] * (1 + self.with_probability + len(self.labels))
-        label, chances = predicted["label"], predicted.get("probabilities", {})
-        one = [_rounded(chances[label])] if self.with_probability else []
-        return [self._joined(label), *one, *(_rounded(chances[name]) for name in self.labels)]
+            return [""] * len(names)
+        values = zip(names, self.task.table(predicted))
+        return [self._labels(value) if name == "label" else cell(rounded(value)) for name, value in values]
 
-    def _joined(self, label: Any) -> Any:
+    def _labels(self, label: Any) -> Any:
         if not isinstance(label, list):
             return label
-        if any(self.joint in name for name in self.labels):
-            return json.dumps(label, ensure_ascii=False)
-        return self.joint.join(label)
+        return self.joint.join(label) if self.joins else json.dumps(label, ensure_ascii=False)
 
 
 class JsonOut:
-    """Rows as one JSON object a line, the probabilities of all labels in one object."""
+    """Rows as one JSON object a line."""
 
-    def __init__(self, file: TextIO, names: Sequence[str], *, with_probability: bool, with_labels: bool):
+    def __init__(self, file: TextIO, names: Sequence[str], task: Any):
         self.file = file
-        wanted = ["label", *(["probability"] if with_probability else []), *(["probabilities"] if with_labels else [])]
-        self.keys = dict(zip(wanted, unused(wanted, names)))
+        self.keys = dict(zip(task.fields, unused(task.fields, names)))
 
     def write(self, values: Mapping[str, Any], predicted: Mapping[str, Any] | None) -> None:
         row = {name: _json_value(value) for name, value in values.items()}
-        chances = predicted.get("probabilities", {}) if predicted else {}
-        for word, key in self.keys.items():
-            if predicted is None:
-                row[key] = None
-            elif word == "label":
-                row[key] = predicted["label"]
-            elif word == "probability":
-                row[key] = _rounded(chances[predicted["label"]])
-            else:
-                row[key] = {name: _rounded(chance) for name, chance in chances.items()}
+        for field, key in self.keys.items():
+            value = None if predicted is None else predicted[field]
+            row[key] = value if field == "label" else rounded(value)
         line = json.dumps(row, ensure_ascii=False, default=str)
         self.file.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
 
@@ -153,5 +143,10 @@ def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _rounded(chance: float) -> float:
-    return round(chance, DIGITS)
+def rounded(value: Any) -> Any:
+    """Numbers with so many decimals as tell something, also inside of lists and objects."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value

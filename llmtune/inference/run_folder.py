@@ -17,6 +17,7 @@ from llmtune.config.settings import Config
 from llmtune.config.stored import load_config
 from llmtune.config.typed import Setting
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError, nearest
+from llmtune.data.columns import Role
 from llmtune.inference.model_folder import CARD, read_card
 from llmtune.run.rundir import RunDir
 
@@ -151,3 +152,17 @@ def trained_task(place: ModelPlace, plugins: Sequence[str]) -> Any:
         raise ConfigError(Fault(os.fspath(place.model / CARD), f"its task can't be made: {error}")) from error
     task.restore(kept["state"])
     return task
+
+
+def roles_of(task: Any, columns: Mapping[str, Any]) -> list[Role]:
+    """The roles that rows of a trained model need: those that its training rows had, by llmtune.json's `columns`.
+
+    Where one role may stand for another, rows may have either, whatever the training rows had; and what a row of the
+    task may be without, it may be without here.
+    """
+    free = {role.unless for role in task.roles} | {role.name for role in task.roles if role.unless or role.sparse}
+    return [
+        role if role.name in free else dataclasses.replace(role, required=True)
+        for role in task.roles
+        if role.name in columns or role.name in free
+    ]

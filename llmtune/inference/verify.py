@@ -1,8 +1,8 @@
 """Proof that `model/` is the trained model: a new process opens it with transformers alone and compares logits.
 
-`python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it imports nothing else of llmtune,
-unless the model has an adapter that can't be folded into it, or a pooled head, which transformers has no class for. An
-adapter that can is also opened by itself, with peft, on the model that it was trained on.
+`python -m llmtune.inference.verify PROBE.json` exits with 0 if they are equal; it opens the model with nothing else of
+llmtune, unless that has an adapter that can't be folded into it, or a head of our own, which transformers has no class
+for. An adapter that can is also opened by itself, with peft, on the model that it was trained on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ POLL_S = 0.2
 
 
 def probe(
-    model: Any, tokenizer: Any, columns: dict[str, list[Any]], max_tokens: int, base: dict[str, Any] | None = None
-) -> dict[str, Any]:
+    model: Any, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str | None] | None, max_tokens: int,
+    base: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Texts with their token ids and logits, one row at a time so that padding plays no part.
 
-    `base`: arguments of `from_pretrained` for the model under the adapter, where the adapter is to be tried by itself.
+    `pairs`: the second texts, where rows have two. `base`: arguments of `from_pretrained` for the model under the
+    adapter, where the adapter is to be tried by itself.
     """
     import torch
 
@@ -33,13 +36,13 @@ def probe(
     forward = type(model).forward  # past what a prompt makes of an instance
     rows = []
     with torch.inference_mode():
-        for i, text in enumerate(columns["text"]):
-            pair = columns["text_pair"][i] if columns.get("text_pair") else None
+        for text, pair in zip(texts, pairs or [None] * len(texts)):
             inputs = tokenizer(text, pair, truncation="longest_first", max_length=max_tokens, return_tensors="pt")
-            logits = _few(forward(model, **inputs).logits[0].float())
+            logits = _few(logits_of(forward(model, **inputs))[0].float())
             rows.append({"text": text, "pair": pair, "ids": inputs["input_ids"][0].tolist(), "logits": logits.tolist()})
     labels = {str(i): name for i, name in model.config.id2label.items()}
-    return {"class": type(model).__name__, "labels": labels, "max_tokens": max_tokens, "rows": rows, "base": base}
+    kind = [type(model).__module__, type(model).__name__]
+    return {"class": kind, "labels": labels, "max_tokens": max_tokens, "rows": rows, "base": base}
 
 
 def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
@@ -65,14 +68,12 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _class_of(name: str) -> Any:
+def _class_of(named: list[str]) -> Any:
+    """A class of transformers, or a head of our own. `named`: its module and its name."""
     import transformers
 
-    if hasattr(transformers, name):
-        return getattr(transformers, name)
-    from llmtune.model.pooled_head import PooledClassifier
-
-    return PooledClassifier
+    module, name = named
+    return getattr(transformers, name) if hasattr(transformers, name) else getattr(import_module(module), name)
 
 
 def _opened(folder: Path, model_class: Any) -> Any:
@@ -115,7 +116,7 @@ def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[s
             faults.append(f"row {number}: other token ids")
             continue
         with torch.inference_mode():
-            logits = _few(model(**inputs).logits[0])
+            logits = _few(logits_of(model(**inputs))[0])
         wanted = torch.tensor(row["logits"])
         gap = float((logits - wanted).abs().max())
         if not gap <= TOLERANCE * max(1.0, float(wanted.abs().max())):
@@ -124,8 +125,15 @@ def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[s
 
 
 def _few(logits: Any) -> Any:
-    """All of a row's logits; of a language model, which has some for each token, those of the last two."""
+    """All of a row's logits; of a model that has some for each token, those of the last two."""
     return logits if logits.ndim == 1 else logits[-2:]
+
+
+def logits_of(output: Any) -> Any:
+    """As model.outputs, which this process is not to import before the model is open."""
+    from llmtune.model import outputs
+
+    return outputs.logits_of(output)
 
 
 def start(folder: Path, expected: dict[str, Any]) -> subprocess.Popen[str]:

@@ -159,6 +159,7 @@ def load_model(
     gradient_checkpointing: bool = False,
     quantise: Callable[[PreTrainedModel, Any], Any] | None = None,
     machine: Any = None,
+    new_tokens: bool = False,
     **config_values: Any,
 ) -> LoadedModel:
     """The task model in fp32 on the CPU: weights from `settings.path` or at random, new parts drawn from `seed`.
@@ -167,6 +168,7 @@ def load_model(
         model_class: one of transformers' Auto classes.
         quantise: the model on the meta device, `machine` -> transformers' quantisation_config; the model is then
             made on the machine's device.
+        new_tokens: does the tokenizer know tokens that the task added? the embeddings grow by them.
         config_values: set in the model's config (`num_labels`, `id2label`, `problem_type`, ...).
     """
     config = model_config(settings)
@@ -196,6 +198,9 @@ def load_model(
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_not_there("weights", settings.path or settings.name, error)) from error
     _refuse_strange(settings, model, new)
+    if new_tokens and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        torch.manual_seed(fold(seed, "new tokens"))  # they are drawn around the mean of the others
+        model.resize_token_embeddings(len(tokenizer))
     if quantise is None:
         model = model.float()
     if gradient_checkpointing:

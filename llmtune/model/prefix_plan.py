@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class PrefixPlan:
         return PrefixPlan(False, False, f"prefix cache: off: {why}") if why and self.wanted else self
 
 
+def _several_sequences(splits: Mapping[str, Any]) -> str | None:
+    if any("cuts" in rows.column_names for rows in splits.values()):
+        return "rows of this task are several sequences (windows, or choices)"
+    return None
+
+
 def prefix_home(config: Any, log: Callable[[str], None]) -> Path:
     """The folder of all entries."""
     root = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
@@ -61,7 +67,7 @@ def plan_prefix(parts: Any, policy: Any, device: str, home: Path) -> PrefixPlan:
         return _off("train.prefix_cache=off")
     stack = len(lower_stack(parts.network))
     phases = _phases(parts, policy, stack)
-    why = why_impossible(config) or _never_frozen(config, policy, phases)
+    why = why_impossible(config) or _several_sequences(parts.splits) or _never_frozen(config, policy, phases)
     if why is None:
         budget = allowed_bytes(config.train.prefix_cache_bytes, home)
         tokens = sum(int(rows.with_format("numpy")["length"][:].sum()) for rows in parts.splits.values())

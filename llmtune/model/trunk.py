@@ -17,6 +17,7 @@ from torch import nn
 
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+from llmtune.model.outputs import logits_of
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -50,7 +51,7 @@ class Trunk:
     def logits(self, view: str, batch: Batch) -> torch.Tensor:
         """The task head's logits_BC of a view: the same tensor for all objectives that ask."""
         if view not in self._logits:
-            self._logits[view] = self.through(self.model, view, batch).logits
+            self._logits[view] = logits_of(self.through(self.model, view, batch))
         return self._logits[view]
 
     def through(self, head_model: nn.Module, view: str, batch: Batch) -> Any:
@@ -69,12 +70,12 @@ class Trunk:
         """logits_BC of a fresh run of the task model on a view, with dropout of its own; never stored."""
         self._seed(f"{view}/{name}")
         with self._reading(view, batch):
-            return self.model(**batch.views[view]).logits
+            return logits_of(self.model(**batch.views[view]))
 
     def evaluated(self, batch: Batch) -> torch.Tensor:
         """logits_BC of the clean view, run afresh: what an evaluation asks for."""
         with self._reading("clean", batch):
-            return self.model(**batch.views["clean"]).logits
+            return logits_of(self.model(**batch.views["clean"]))
 
     def perturbed(self, view: str, batch: Batch, change: Change, name: str = "perturbed") -> torch.Tensor:
         """`again`, with `change` applied to the word embeddings embedded_BTD; the whole backbone is run.
@@ -91,7 +92,7 @@ class Trunk:
         handle = self.model.get_input_embeddings().register_forward_hook(hook)  # type: ignore[operator]
         try:
             self._seed(f"{view}/{name}" if name else view)
-            return self.model(**batch.views[view]).logits
+            return logits_of(self.model(**batch.views[view]))
         finally:
             handle.remove()
 

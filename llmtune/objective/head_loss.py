@@ -9,6 +9,7 @@ from torch import nn
 from llmtune.core.protocols import Views
 from llmtune.core.schedules import WeightSchedule
 from llmtune.core.types import Batch, Loss
+from llmtune.model.outputs import logits_of
 from llmtune.model.task_head import task_head
 
 
@@ -30,4 +31,4 @@ class HeadLoss(nn.Module):
         return self.task.count(batch.targets)
 
     def loss(self, trunk: Views, batch: Batch) -> Loss:
-        return self.task.loss(trunk.through(self.model, "clean", batch).logits, batch.targets)
+        return self.task.loss(logits_of(trunk.through(self.model, "clean", batch)), batch.targets)

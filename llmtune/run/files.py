@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmtune.core.errors import Fault, LlmtuneError
 
@@ -28,10 +30,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` at once (written aside, fsynced, renamed)."""
+    with written_aside(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `path` once all of it is written and fsynced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

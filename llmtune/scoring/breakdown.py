@@ -1,52 +1,44 @@
 """Where a model goes wrong: per-class table, confusion matrix, worst rows; plain numbers, ready for JSON.
 
-Legend: N rows, C classes. Everything here is numpy.
+Legend: N rows, n rows of a block, C classes. Everything here is numpy.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from llmtune.scoring.classification import probabilities
+from llmtune.scoring.classification import Blocks, confusion, label_counts, numbers, probabilities
 
 MOST_PAIRS = 20
 
 
-def breakdown(
-    problem_type: str, logits_NC: np.ndarray, targets: np.ndarray, names: Sequence[str], threshold: float = 0.5
-) -> dict[str, Any]:
-    """`classes` and, for single labels, `confusion` and `most_confused`; for a regression `residuals`.
-
-    Args:
-        targets: (N,) class ids, (N, C) zeros and ones, or (N,) numbers.
-    """
+def breakdown(problem_type: str, blocks: Blocks, names: Sequence[str], threshold: float = 0.5) -> dict[str, Any]:
+    """`classes` and, for single labels, `confusion` and `most_confused`; for a regression `residuals`."""
     if problem_type == "regression":
-        return {"residuals": residuals(logits_NC.reshape(-1), targets)}
+        return {"residuals": residuals(*numbers(blocks))}
     if problem_type == "multi_label":
-        given_NC = probabilities("multi_label", logits_NC) >= threshold
-        return {"classes": class_table(targets > 0.5, given_NC, names)}
-    predicted_N = logits_NC.argmax(axis=1)
-    classes_C = np.arange(len(names))
-    matrix_CC = confusion_matrix(targets, predicted_N, len(names))
+        right_C, truth_C, given_C = label_counts(blocks, threshold)
+        return {"classes": class_table(right_C, truth_C, given_C, names)}
+    matrix_CC = confusion(blocks)
     return {
-        "classes": class_table(targets[:, None] == classes_C, predicted_N[:, None] == classes_C, names),
+        "classes": class_table(np.diag(matrix_CC), matrix_CC.sum(axis=1), matrix_CC.sum(axis=0), names),
         "confusion": {"labels": list(names), "rows_are": "gold", "counts": matrix_CC.tolist()},
         "most_confused": most_confused(matrix_CC, names),
     }
 
 
-def confusion_matrix(targets_N: np.ndarray, predicted_N: np.ndarray, num_classes: int) -> np.ndarray:
-    """(C, C) counts: a row for each gold class, a column for each predicted one."""
-    pairs_N = targets_N.astype(np.int64) * num_classes + predicted_N
-    return np.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+def class_table(
+    right_C: np.ndarray, truth_C: np.ndarray, given_C: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """For each class: precision, recall, F1 (0 where nothing was given or there is nothing to find), and its rows.
 
-
-def class_table(truth_NC: np.ndarray, given_NC: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each class: precision, recall, F1 (0 where nothing was given or there is nothing to find), and its rows."""
-    right_C, truth_C, given_C = (truth_NC & given_NC).sum(axis=0), truth_NC.sum(axis=0), given_NC.sum(axis=0)
+    Args:
+        right_C, truth_C, given_C: rows that have the class and get it, that have it, that get it.
+    """
     return [
         {
             "label": name,
@@ -75,22 +67,29 @@ def residuals(predicted_N: np.ndarray, targets_N: np.ndarray) -> dict[str, float
     return {"mean": float(gap_N.mean()), "p50": float(p50), "p90": float(p90), "max": float(most)}
 
 
-def worst_rows(
-    problem_type: str, logits_NC: np.ndarray, targets: np.ndarray, most: int, threshold: float = 0.5
-) -> list[int]:
+def worst_rows(problem_type: str, blocks: Blocks, most: int, threshold: float = 0.5) -> list[int]:
     """Numbers of the rows that are wrong, the surest mistakes (for a regression: the largest distances) first."""
+    worst: list[tuple[float, int]] = []
+    start = 0
+    for logits_nC, targets in blocks():
+        badness_n, wrong_n = _badness(problem_type, logits_nC, targets, threshold)
+        found = [(float(badness_n[row]), -(start + int(row))) for row in np.flatnonzero(wrong_n)]
+        worst = heapq.nlargest(most, worst + found)
+        start += len(logits_nC)
+    return [-row for _, row in worst]
+
+
+def _badness(
+    problem_type: str, logits_nC: np.ndarray, targets: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How sure each prediction is, or how far off, and whether it is wrong."""
     if problem_type == "regression":
-        badness_N = np.abs(logits_NC.reshape(-1) - targets)
-        wrong_N = badness_N > 0
-    else:
-        chances_NC = probabilities(problem_type, logits_NC)
-        if problem_type == "single_label":
-            badness_N, wrong_N = chances_NC.max(axis=1), chances_NC.argmax(axis=1) != targets
-        else:
-            badness_N = np.abs(chances_NC - targets).sum(axis=1)
-            wrong_N = ((chances_NC >= threshold) != (targets > 0.5)).any(axis=1)
-    order = np.argsort(-badness_N, kind="stable")
-    return [int(row) for row in order if wrong_N[row]][:most]
+        badness_n = np.abs(logits_nC.reshape(-1) - targets)
+        return badness_n, badness_n > 0
+    chances_nC = probabilities(problem_type, logits_nC)
+    if problem_type == "single_label":
+        return chances_nC.max(axis=1), chances_nC.argmax(axis=1) != targets
+    return np.abs(chances_nC - targets).sum(axis=1), ((chances_nC >= threshold) != (targets > 0.5)).any(axis=1)
 
 
 def worst_errors(facts: Sequence[Mapping[str, Any]], decoded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

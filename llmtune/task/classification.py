@@ -5,8 +5,9 @@ Legend: N or B rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import ConfigError, Fault, ModelError, did_you_mean
@@ -19,6 +20,8 @@ from llmtune.data.rows import RawSplits
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from llmtune.training.predictions import Chunk, Predictions
 
 ROLES = (TEXT, TEXT_PAIR, LABEL)
 POOLINGS = ("auto", "mean", "first", "last")
@@ -109,7 +112,9 @@ class ClassificationTask:
 
         return encode
 
-    def collate_targets(self, targets: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def collate_targets(
+        self, targets: Sequence[Any], cuts: list[list[int]] | None = None
+    ) -> dict[str, torch.Tensor]:
         """A batch of targets as a tensor: ids_B, ones_BC or numbers_B."""
         import torch
 
@@ -235,27 +240,50 @@ class ClassificationTask:
 
     # ---- results ----
 
-    def score(self, logits_NC: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def blocks(self, predictions: Predictions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Logits and targets of all rows, as scores take them."""
+        import numpy as np
+
+        for chunk in predictions.chunks():
+            assert chunk.targets is not None  # rows are scored by their labels
+            yield np.stack(chunk.outputs), self.collate_targets(chunk.targets)["label"].numpy()
+
+    def score(self, predictions: Predictions) -> dict[str, float]:
         from llmtune.scoring.classification import score
 
-        return score(self.problem_type, logits_NC, targets, self.settings.threshold)
+        return score(self.problem_type, partial(self.blocks, predictions), self.settings.threshold)
 
-    def decode(self, logits_NC: np.ndarray) -> list[dict[str, Any]]:
-        """For each row `label` (name, list of names, or number) and `probabilities` by name."""
-        from llmtune.scoring.classification import probabilities
+    def judge(self, predictions: Predictions, num_worst: int) -> dict[str, Any]:
+        """Per-class table, confusion, and the rows that are most surely wrong."""
+        from llmtune.task.error_analysis import judged
 
+        return judged(self, predictions, num_worst)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What `decode` tells of a row."""
         if self.labels is None:
-            return [{"label": float(value)} for value in logits_NC.reshape(-1)]
-        chances_NC = probabilities(self.problem_type, logits_NC)
-        names = self.labels.names
-        decoded = []
-        for chances_C in chances_NC:
-            if self.problem_type == "single_label":
-                label: Any = names[int(chances_C.argmax())]
-            else:
-                label = [name for name, p in zip(names, chances_C) if p >= self.settings.threshold]
-            decoded.append({"label": label, "probabilities": {n: float(p) for n, p in zip(names, chances_C)}})
-        return decoded
+            return ("label",)
+        return ("label", "probability", "probabilities") if self.problem_type == "single_label" else (
+            "label", "probabilities")  # fmt: skip
+
+    def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """For each row `label` (name, list of names, or number), `probability` of a single one, `probabilities`."""
+        from llmtune.task.error_analysis import decoded
+
+        return decoded(self.problem_type, self.labels, self.settings.threshold, chunk.outputs)
+
+    @property
+    def table_names(self) -> list[str]:
+        """Columns of a table of predictions."""
+        names = self.labels.names if self.labels else ()
+        first = ["label", "probability"] if "probability" in self.fields else ["label"]
+        return [*first, *(f"probability_{name}" for name in names)]
+
+    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
+        """The same values as `table_names` names."""
+        one = [decoded["probability"]] if "probability" in decoded else []
+        return [decoded["label"], *one, *decoded.get("probabilities", {}).values()]
 
     def to_json(self) -> dict[str, Any]:
         """What `predict` and `evaluate` need besides the settings."""

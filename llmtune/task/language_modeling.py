@@ -19,8 +19,9 @@ from llmtune.core.types import Batch, Loss
 from llmtune.data.plain_text import PlainText, PlainTextEncoder
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from llmtune.training.predictions import Chunk, Predictions
 
 FITS = {"masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)"}
 OTHER = {"masked": "causal_lm", "causal": "masked_lm"}
@@ -67,6 +68,7 @@ class LanguageModelingTask(PlainText):
     labels = None
     mode = "min"
     num_outputs = 3
+    fields = ("label", "loss", "words")
 
     def __init__(self, settings: LanguageModeling):
         self.settings = settings
@@ -93,7 +95,9 @@ class LanguageModelingTask(PlainText):
             )  # fmt: skip
         return PlainTextEncoder(tokenizer)
 
-    def collate_targets(self, targets: Sequence[Any] | None) -> dict[str, torch.Tensor]:
+    def collate_targets(
+        self, targets: Sequence[Any] | None, cuts: list[list[int]] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Texts have none; the empty column stands where others have labels."""
         import torch
 
@@ -121,7 +125,7 @@ class LanguageModelingTask(PlainText):
         if faults:
             raise ConfigError(*faults)
 
-    def outputs(self, model: Any, batch: Batch) -> torch.Tensor:
+    def run(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each row the loss of its words as a sum, their number, and the bytes that they are: (B, 3)."""
         from llmtune.model.language_head import LanguageHead
 
@@ -130,22 +134,25 @@ class LanguageModelingTask(PlainText):
         return self._scores.sums(model.base_model, self._head[1], batch)
 
     def loss(self, outputs_B3: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:
-        """What `outputs` gave, added up; training goes by an objective."""
+        """What `run` gave, added up; training goes by an objective."""
         return Loss(outputs_B3[:, 0].sum(), outputs_B3[:, 1].sum())
 
     # ---- results ----
 
-    def score(self, outputs_N3: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def score(self, predictions: Predictions) -> dict[str, float]:
         """`perplexity` = exp(loss of a word), and where bytes are known `bits_per_byte`."""
-        total, words, num_bytes = (float(value) for value in outputs_N3.astype("float64").sum(axis=0))
+        import numpy as np
+
+        sums_3 = sum(np.stack(chunk.outputs).astype("float64").sum(axis=0) for chunk in predictions.chunks())
+        total, words, num_bytes = map(float, np.asarray(sums_3))
         scores = {"perplexity": math.exp(min(700.0, total / words)) if words else float("nan"), "words": words}
         return {**scores, **({"bits_per_byte": total / math.log(2) / num_bytes} if num_bytes else {})}
 
-    def decode(self, outputs_N3: np.ndarray) -> list[dict[str, Any]]:
+    def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
         """For each row its mean loss and over how many words."""
         return [
             {"label": None, "loss": round(float(total / words), 6) if words else None, "words": int(words)}
-            for total, words, _ in outputs_N3
+            for total, words, _ in chunk.outputs
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Evaluation: every row once, over all processes, longest first.
+"""Evaluation: every row once, over all processes, longest first; what comes out is kept on the disk.
 
-Legend: N rows, C outputs of the model.
+Legend: N rows, B rows of a batch, R sequences, C outputs of the model.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from torch import nn
 from llmtune.core.types import Batch
 from llmtune.data.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
+from llmtune.model.outputs import logits_of
+from llmtune.training.predictions import Outcomes, Predictions
 
 Forward = Callable[[Batch], torch.Tensor]
+TURNS = 64
+"""batches after which processes tell each other what came out"""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     scores: dict[str, float]
-    logits_NC: np.ndarray
-    """by row, in the order of the data"""
+    predictions: Predictions
     seconds: float
     real_tokens: int
 
@@ -39,44 +42,81 @@ class Scored:
     task: Any
 
 
-def predict(
-    model: nn.Module, feed: EvaluationFeed, machine: Machine, *, task: Any = None,
-    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
-) -> tuple[np.ndarray, float] | None:  # fmt: skip
-    """Logits of all rows of `feed` (N, C) on every process, and the mean loss if `task` is given (else NaN).
+@dataclass
+class LossSum:
+    """A loss over many batches."""
 
-    None if a stop was asked for. The model is left in the mode (train or eval) it was in. `forward`: its logits of a
-    batch's clean view by another way, such as the trunk's, which has a prefix cache.
+    total: float = 0.0
+    count: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else float("nan")
+
+
+def predict(
+    model: nn.Module, feed: EvaluationFeed, machine: Machine, outcomes: Outcomes, *, task: Any = None,
+    first_row: int = 0, should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
+) -> LossSum | None:  # fmt: skip
+    """Put what the model makes of all rows of `feed` into `outcomes`, on every process; their loss, if `task` is given.
+
+    None if a stop was asked for. The model is left in the mode (train or eval) it was in.
+
+    Args:
+        first_row: number of the feed's first row in `outcomes`.
+        forward: the model's logits of a batch's clean view by another way, such as the trunk's, which has a prefix
+            cache.
     """
-    was_training = model.training
-    modes = {module: module.training for module in model.modules()} if was_training else {}
+    modes = {module: module.training for module in model.modules()} if model.training else {}
     model.eval()
-    rows: list[int] = []
-    pieces: list[np.ndarray] = []
-    total = count = 0.0
+    loss, mine = LossSum(), []
     try:
         with machine.inference():
-            for batch in feed:
+            for turn, batch in enumerate(feed):
                 if machine.add_up([float(should_stop())])[0]:
                     return None
-                if batch is None:
-                    continue
-                batch = batch.to(machine.device)
-                if hasattr(task, "outputs"):  # of so many words that their logits are added up at once
-                    logits_BC = task.outputs(model, batch)
-                else:
-                    logits_BC = (model(**batch.views["clean"]).logits if forward is None else forward(batch)).float()
-                if task is not None:
-                    loss = task.loss(logits_BC, batch.targets)
-                    total, count = total + float(loss.total), count + float(loss.count)
-                pieces.append(logits_BC.cpu().numpy())
-                rows.extend(batch.row_ids)
+                if batch is not None:
+                    arrays = _run(model, batch, machine, task, forward, loss)
+                    mine.append(([first_row + row for row in batch.row_ids], arrays))
+                if turn % TURNS == TURNS - 1 or machine.world == 1:
+                    _share(mine, machine, outcomes)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    total, count = machine.add_up([total, count])
-    gathered = machine.gather([(rows, np.concatenate(pieces) if pieces else np.zeros((0, 1), dtype=np.float32))])
-    return _in_order(gathered, len(feed.table)), total / count if count else float("nan")
+    _share(mine, machine, outcomes)
+    return LossSum(*machine.add_up([loss.total, loss.count]))
+
+
+def _run(
+    model: nn.Module, batch: Batch, machine: Machine, task: Any, forward: Forward | None, loss: LossSum
+) -> list[np.ndarray]:
+    """What is kept of each row of a batch, whose loss is added."""
+    batch = batch.to(machine.device)
+    if hasattr(task, "run"):  # of so many words that their logits are added up at once
+        logits = task.run(model, batch)
+    else:
+        logits = (logits_of(model(**batch.views["clean"])) if forward is None else forward(batch)).float()
+    if task is not None and (batch.targets or hasattr(task, "run")):
+        own = task.loss(logits, batch.targets)
+        loss.total, loss.count = loss.total + float(own.total), loss.count + float(own.count)
+    if hasattr(task, "outputs"):
+        return task.outputs(logits, batch)
+    return by_row(logits, batch)
+
+
+def by_row(logits: torch.Tensor, batch: Batch) -> list[np.ndarray]:
+    """What the model gave for each row: (C,), or for rows of several sequences (sequences, C)."""
+    found = logits.cpu().numpy()
+    if all(count == 1 for count in batch.num_sequences) and len(found) == len(batch.num_sequences):
+        return list(found)
+    return np.split(found, np.cumsum(batch.num_sequences)[:-1])
+
+
+def _share(mine: list[Any], machine: Machine, outcomes: Outcomes) -> None:
+    """Every process keeps what all of them found since the last time."""
+    for rows, arrays in machine.gather(mine):
+        outcomes.put(rows, arrays)
+    mine.clear()
 
 
 def evaluate(
@@ -85,23 +125,10 @@ def evaluate(
 ) -> Evaluation | None:  # fmt: skip
     """Loss and the task's scores over all rows of `feed`; None if a stop was asked for."""
     start = time.perf_counter()
-    done = predict(model, feed, machine, task=task, should_stop=should_stop, forward=forward)
-    if done is None:
+    outcomes = Outcomes(len(feed.table))
+    loss = predict(model, feed, machine, outcomes, task=task, should_stop=should_stop, forward=forward)
+    if loss is None:
         return None
-    logits_NC, loss = done
-    scores = {"loss": loss, **task.score(logits_NC, target_array(task, feed))}
-    return Evaluation(scores, logits_NC, time.perf_counter() - start, int(feed.table.lengths.sum()))
-
-
-def target_array(task: Any, feed: EvaluationFeed) -> np.ndarray:
-    """The targets of all rows as one array, in the form that `task.score` takes."""
-    return task.collate_targets(feed.table.targets)["label"].numpy()
-
-
-def _in_order(gathered: list[tuple[list[int], np.ndarray]], num_rows: int) -> np.ndarray:
-    width = max(piece.shape[1] for _, piece in gathered)
-    logits_NC = np.full((num_rows, width), np.nan, dtype=np.float32)
-    for rows, piece in gathered:
-        if rows:
-            logits_NC[rows] = piece
-    return logits_NC
+    predictions = Predictions(feed.table.dataset, outcomes)
+    scores = {"loss": loss.mean, **task.score(predictions)}
+    return Evaluation(scores, predictions, time.perf_counter() - start, int(feed.table.lengths.sum()))

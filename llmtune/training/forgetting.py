@@ -19,6 +19,7 @@ from llmtune.hardware.machine import Machine
 from llmtune.model.language_head import LanguageHead, head_is_there, language_kind, load_head
 from llmtune.model.word_scores import WordScores
 from llmtune.training.evaluation import predict
+from llmtune.training.predictions import Outcomes
 
 SPLIT = "forgetting"
 """of the lines in metrics.jsonl"""
@@ -61,13 +62,13 @@ class Forgetting:
         training = self.head.training
         self.head.eval()
         try:
-            done = predict(self.network, self.feed, machine, task=self, should_stop=should_stop)
+            outcomes = Outcomes(len(self.feed.table))
+            done = predict(self.network, self.feed, machine, outcomes, task=self, should_stop=should_stop)
         finally:
             self.head.train(training)
         if done is None:
             return None
-        loss = done[1]
-        words = float(done[0][:, 1].sum())
+        loss, words = done.mean, done.count
         return {"loss": loss, "perplexity": math.exp(min(700.0, loss)), "words": words}
 
     def watch(self, trainer: Any) -> bool:
@@ -85,7 +86,7 @@ class Forgetting:
                 trainer.metrics.write({"step": step, "epoch": epoch, "split": SPLIT, **scores})
         return True
 
-    def outputs(self, model: Any, batch: Batch) -> torch.Tensor:
+    def run(self, model: Any, batch: Batch) -> torch.Tensor:
         return self._scores.sums(model.base_model, self.head, batch)
 
     def loss(self, outputs_B3: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:

@@ -11,10 +11,21 @@ import os
 import pytest
 
 from llmtune.core.errors import LlmtuneError, UserError
+from llmtune.data.labels import LabelTable
 from llmtune.data.tables import Spelled
 from llmtune.inference.rows_out import CsvOut, JsonOut, cell, format_for, output, unused
+from llmtune.task.classification import Classification, ClassificationTask
 
-PREDICTED = {"label": "no", "probabilities": {"no": 0.75, "yes": 0.25}}
+PREDICTED = {"label": "no", "probability": 0.75, "probabilities": {"no": 0.75, "yes": 0.25}}
+
+
+def classifier(*names: str, problem_type: str = "single_label") -> ClassificationTask:
+    settings = Classification(
+        name="c", kind="classification", problem_type=problem_type, metric="auto", threshold=0.5, pooling="auto"
+    )
+    task = settings.build()
+    task.labels = LabelTable(names, {name: i for i, name in enumerate(names)})
+    return task
 
 
 def test_names_that_are_taken_are_changed_until_they_are_not():
@@ -27,7 +38,7 @@ def test_names_that_are_taken_are_changed_until_they_are_not():
 @pytest.mark.parametrize("tab", [False, True])
 def test_fields_read_back_as_they_were(text, tab):
     file = io.StringIO(newline="")
-    out = CsvOut(file, ["text"], ["no", "yes"], tab=tab, with_probability=True, joint=",")
+    out = CsvOut(file, ["text"], classifier("no", "yes"), tab=tab, joint=",")
     out.write({"text": text}, PREDICTED)
     rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline=""), delimiter="\t" if tab else ","))
     assert rows == [{"text": text, "label": "no", "probability": "0.75", "probability_no": "0.75",
@@ -37,7 +48,7 @@ def test_fields_read_back_as_they_were(text, tab):
 def test_several_labels_are_joined_unless_a_name_holds_the_mark():
     for names, wanted in ((["a", "b"], "a|b"), (["a", "b|c"], '["a", "b|c"]')):
         file = io.StringIO(newline="")
-        out = CsvOut(file, [], names, tab=False, with_probability=False, joint="|")
+        out = CsvOut(file, [], classifier(*names, problem_type="multi_label"), tab=False, joint="|")
         out.write({}, {"label": names, "probabilities": dict.fromkeys(names, 0.5)})
         assert list(csv.reader(io.StringIO(file.getvalue())))[1][0] == wanted
 
@@ -51,7 +62,7 @@ def test_cells(value, wanted):
 
 def test_json_numbers_are_numbers_again_and_broken_bytes_stay_valid_json():
     file = io.StringIO()
-    out = JsonOut(file, ["n", "label"], with_probability=True, with_labels=True)
+    out = JsonOut(file, ["n", "label"], classifier("no", "yes"))
     out.write({"n": [Spelled("10000000000000000000001"), Spelled("-0.5")], "label": "caf\udce9"}, PREDICTED)
     out.write({}, None)
     first, second = map(json.loads, file.getvalue().encode("utf-8").splitlines())

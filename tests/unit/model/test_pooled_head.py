@@ -68,7 +68,7 @@ def test_another_model_in_the_folder_is_told(rows: list[str], tmp_path: Path) ->
     assert missing == []
     from transformers import AutoTokenizer
 
-    expected = probe(model, AutoTokenizer.from_pretrained(folder), {"text": ["a warm film", "no joy"]}, 32)
+    expected = probe(model, AutoTokenizer.from_pretrained(folder), ["a warm film", "no joy"], None, 32)
     assert compare(folder, expected) == []
     (folder / "head.safetensors").unlink()
     missing = open_model(folder, PooledClassifier, read_card(folder))[1]

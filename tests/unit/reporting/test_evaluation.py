@@ -11,8 +11,8 @@ from llmtune.scoring.breakdown import breakdown
 def report(num_classes: int) -> dict:
     rng = np.random.default_rng(0)
     names = [f"class{i}" for i in range(num_classes)]
-    targets = rng.integers(0, num_classes, 300)
-    parts = breakdown("single_label", rng.normal(size=(300, num_classes)), targets, names)
+    rows = (rng.normal(size=(300, num_classes)), rng.integers(0, num_classes, 300))
+    parts = breakdown("single_label", lambda: [rows], names)
     worst = [{"file": "in.csv", "line": 3, "gold": "class0", "predicted": "class1", "probability": 0.91,
               "text": "[bold]not markup[/bold] :smile:\nsecond line " + "x" * 300}]  # fmt: skip
     return {"rows": 300, "data": "in.csv", "seconds": 1.0, "remarks": ["2 row(s) dropped"], "scores": {"accuracy": 0.5},
