@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 Entity = tuple[int, int, str]
 OUTSIDE = "O"
@@ -206,7 +207,7 @@ def tag_names(types: Iterable[str], scheme: Scheme) -> list[str]:
 def first_overlap(entities: Iterable[Entity]) -> tuple[Entity, Entity] | None:
     """Two entities that share a word, if there are any."""
     ordered = sorted(entities)
-    return next(((one, two) for one, two in zip(ordered, ordered[1:]) if two[0] < one[1]), None)
+    return next(((one, two) for one, two in pairwise(ordered) if two[0] < one[1]), None)
 
 
 def without_overlaps(entities: Iterable[Entity]) -> list[Entity]:

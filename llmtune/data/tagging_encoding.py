@@ -6,13 +6,13 @@ the number of tokens, the sign of each, then three numbers an entity: its first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.data.tag_schemes import PLAIN, Entity
+from llmtune.data.tagging_learnt import Learnt
 from llmtune.data.tagging_pieces import PieceTable
-from llmtune.data.tagging_rows import Reading, Words, gold_of, words_of
+from llmtune.data.tagging_rows import Words, gold_of, words_of
 from llmtune.data.tagging_windows import cut_windows, owners
 
 NOT_SCORED = -100
@@ -33,21 +33,18 @@ class TaggingEncoder:
 
     makes_windows = True
 
-    def __init__(
-        self, tokenizer: Any, reading: Reading, overlap: Overlap, ids: Mapping[str, int], spans: bool,
-        tags: Callable[[list[Entity], int], list[str]],
-    ):  # fmt: skip
-        """ids: of the tags, or of the types where `spans`. tags: those of a row with so many words."""
+    def __init__(self, tokenizer: Any, learnt: Learnt, overlap: Overlap):
         self.pieces = PieceTable(tokenizer)
-        self.reading, self.overlap, self.ids, self.spans, self.tags = reading, overlap, ids, spans, tags
+        self.learnt, self.reading, self.overlap = learnt, learnt.reading, overlap
+        self.ids = learnt.labels.ids
 
     def __call__(self, columns: Mapping[str, Sequence[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
         """`input_ids`, `words` (signs), `cuts` (lengths of a row's sequences), and where there is gold `target`."""
-        rows = [words_of(columns, row, self.reading.joiners) for row in range(len(next(iter(columns.values()))))]
+        rows = [words_of(columns, row, self.reading) for row in range(len(next(iter(columns.values()))))]
         spelled = [_spelled(words) for words in rows]
         found = iter(self.pieces.look_up([word for words in spelled for word in words]))
         encoded: dict[str, list[Any]] = {"input_ids": [], "words": [], "cuts": []}
-        gold = columns.get("tags") is not None or columns.get("spans") is not None
+        gold = columns.get("tags" if self.reading.by == "tokens" else "spans") is not None
         targets = []
         for row, words in enumerate(rows):
             ids, signs, cuts = self._sequences([next(found) for _ in words.offsets], max_tokens)
@@ -88,10 +85,10 @@ class TaggingEncoder:
         return ids, signs, cuts
 
     def _target(self, gold: Any, signs: list[int], num_words: int) -> list[int]:
-        if self.spans:
+        if self.learnt.spans:
             flat = [number for start, end, kind in gold for number in (start, end - start, self.ids[kind])]
             return [len(signs), *signs, *flat]
-        tags = gold if self.reading.scheme == PLAIN else self.tags(gold, num_words)
+        tags = gold if self.learnt.plain else self.learnt.write(gold, num_words)
         ids = iter(self.ids[tag] for tag in tags)
         return [next(ids) if sign == READ else NOT_SCORED for sign in signs]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from llmtune.data.columns import short
@@ -58,17 +59,25 @@ class Reading:
     """may entities overlap?"""
     repair: bool
     """are broken sequences and offsets inside words read as well as can be?"""
+    by: str = "tokens"
+    """which column words are taken from where a row has both: tokens, or text"""
     numbered: tuple[str, ...] = ()
     """names of tags that are numbers"""
 
 
-def words_of(columns: Mapping[str, Sequence[Any]], row: int, joiners: str) -> Words:
+def words_of(columns: Mapping[str, Sequence[Any]], row: int, reading: Reading) -> Words:
     """The words of a row: its tokens, or those of its text."""
-    tokens = columns["tokens"][row] if "tokens" in columns else None
-    if tokens is not None:
+    tokens, text = (columns[name][row] if columns.get(name) is not None else None for name in ("tokens", "text"))
+    if tokens is not None and (reading.by == "tokens" or text is None):
         return Words(*join_words(json.loads(tokens)))
-    text = columns["text"][row]
-    return Words(text, split_words(text, joiners))
+    return Words(text, split_words(text, reading.joiners))
+
+
+def plain_texts(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The texts that rows stand for, as given or put together of their tokens."""
+    if columns.get("text") is not None:
+        return list(columns["text"])
+    return [join_words(json.loads(tokens))[0] for tokens in columns["tokens"]]
 
 
 def tags_of(columns: Mapping[str, Sequence[Any]], row: int, numbered: Sequence[str] = ()) -> list[str]:
@@ -98,7 +107,7 @@ def gold_of(columns: Mapping[str, Sequence[Any]], row: int, words: Words, readin
     Raises:
         BadRow: tags or spans that are wrong, by what and where.
     """
-    if columns.get("tags") is not None and columns["tags"][row] is not None:
+    if reading.by == "tokens":
         tags = tags_of(columns, row, reading.numbered)
         if reading.scheme == PLAIN:
             return tags
@@ -115,7 +124,7 @@ def _from_spans(kept: str | None, words: Words, reading: Reading) -> list[Entity
     if not isinstance(given, list):
         raise BadRow(f"the spans are a {type(given).__name__} instead of a list")
     entities = sorted({_entity(*span, words, reading.repair) for span in map(_read_span, given)})
-    twice = next((one for one, two in zip(entities, entities[1:]) if one[:2] == two[:2]), None)
+    twice = next((one for one, two in pairwise(entities) if one[:2] == two[:2]), None)
     if twice and not reading.repair:
         raise BadRow(f"the words {_shown(words, twice)} are of two types")
     if twice:
@@ -124,7 +133,7 @@ def _from_spans(kept: str | None, words: Words, reading: Reading) -> list[Entity
         crossing = first_overlap(entities)
         if crossing and not reading.repair:
             one, two = (f"{entity[2]} {_shown(words, entity)}" for entity in crossing)
-            raise BadRow(f"{one} and {two} overlap, which one tag a word can't say: type task.head=span task.nested=true")
+            raise BadRow(f"{one} and {two} overlap; what can be nested: task.head=span task.nested=true")
         entities = without_overlaps(entities)
     return entities
 

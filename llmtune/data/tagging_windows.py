@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 
 def cut_windows(
@@ -44,9 +44,9 @@ def owners(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     Context is the number of words on the side that has fewer; between equals the earlier window.
     """
     bounds = [0]
-    for (_, stop), (first, _) in zip(windows, windows[1:]):
+    for (_, stop), (first, _) in pairwise(windows):
         # word k has stop - 1 - k words behind it in the one, k - first before it in the other
         middle = (first + stop - 1) // 2 + 1
         bounds.append(max(bounds[-1], min(max(middle, first), stop)))
     bounds.append(windows[-1][1])
-    return list(zip(bounds, bounds[1:]))
+    return list(pairwise(bounds))
