@@ -57,7 +57,8 @@ def encode(
 ) -> Any:  # fmt: skip
     """The rows as token ids and targets, from the cache where they are there already."""
     from llmtune.data.cache import code_version
-    from llmtune.data.encode import Limits, encode_splits, makes_windows
+    from llmtune.data.encode import encode_splits
+    from llmtune.data.token_rows import Limits, makes_windows
     from llmtune.model.backbone import tokenizer_sha
 
     data, encoder = config.data, task.encoder(tokenizer)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmtune.inference.predictor import Predictor
     from llmtune.inference.rows_in import Input, InputRow, Wanted
 
-HELP = """llmtune predict: label texts with a trained model, offline
+HELP = """llmtune predict: what a trained model makes of rows, offline
 
 usage: llmtune predict DIR [FILE] [-o FILE] [--lines] [--format csv|tsv|jsonl] [key=value ...]
 
@@ -33,9 +33,10 @@ usage: llmtune predict DIR [FILE] [-o FILE] [--lines] [--format csv|tsv|jsonl] [
 Columns are read as in training; data.columns.text=NAME names another. data.* and hardware.* may be set, such as
 data.encoding=utf-16, data.delimiter=';' (or data.format=jsonl for standard input), hardware.device=cpu.
 
-Each row comes back in its place with its own columns and label, probability, probability_<label> (JSONL: an object
-probabilities). For several labels there is no single probability; a score has none at all. Where the input has such
-a column the new one is predicted_label. A row without a text gets an empty label, and is counted on standard error.
+Each row comes back in its place with its own columns and what its task predicts. For labels: label, probability,
+probability_<label> (JSONL: an object probabilities); for several labels there is no single probability; a score has
+none at all. docs/tasks tells what other tasks write. Where the input has such a column the new one is predicted_label.
+A row without a text gets nothing, and is counted on standard error.
 
 examples:
   llmtune predict outputs/sentiment/2026-01-31/10-20-30 reviews.csv -o labelled.csv
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
 def _predict(line: Line, spool: Path) -> int:
     from llmtune.inference.rows_in import open_input
     from llmtune.inference.rows_out import format_for, output
-    from llmtune.inference.run_folder import find_model, settings_of
+    from llmtune.inference.run_folder import find_model, settings_of, trained_task
 
     place = find_model(line.words[0])
     config = settings_of(place, line.settings, idle=IDLE)
@@ -84,7 +85,8 @@ def _predict(line: Line, spool: Path) -> int:
     from llmtune.inference.predictor import Predictor
 
     wanted = wanted_columns(place, config, {setting.key for setting in line.settings})
-    rows = open_input(path, config.data, wanted, spool=spool, lines="lines" in line.flags)
+    task = trained_task(place, config.run.plugins)
+    rows = open_input(path, config.data, wanted, spool=spool, lines="lines" in line.flags, task=task)
     predictor = Predictor(place, config)
     with output(out) as file:
         writer = _writer(file, format_for(out, line.flags.get("format"), rows.is_json), rows, predictor, config)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llmtune.data.columns import BadValue, short
+from llmtune.data.columns import short
+from llmtune.data.values import BadValue
 
 START_NAMES = ("answer_start", "start")
 TEXT_NAMES = ("text", "answer_text", "answer")

@@ -16,7 +16,7 @@ import torch
 
 from llmtune.core.seeds import generator
 from llmtune.core.types import Batch
-from llmtune.data.columns import TEXT, TEXT_PAIR
+from llmtune.data.roles import TEXT, TEXT_PAIR
 
 Encode = Callable[["Mapping[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
 

@@ -2,183 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault, nearest
-from llmtune.data.tables import Spelled, Table
+from llmtune.data.roles import Role
+from llmtune.data.tables import Table
+from llmtune.data.values import BadValue, as_text
 
 TRUE, FALSE = {"1", "1.0", "true", "True", "TRUE", "yes"}, {"0", "0.0", "false", "False", "FALSE", "no", ""}
 MISSING = object()
 Get = Callable[[Any], Any]
 """the value of one column in a row; raises BadValue"""
-
-
-@dataclass(frozen=True)
-class Role:
-    """A column that a task asks for."""
-
-    name: str
-    """"text", "text_pair", "label", ...: also the key under data.columns"""
-    required: bool
-    guesses: tuple[str, ...] = ()
-    """header names that are taken when the user named none"""
-    kind: str = "text"
-    """how a value is kept: text (as it stands), label, tokens, texts or json (anything); all but the first as JSON"""
-    known_before: bool = True
-    """does `predict` have it too? not what is to be found out"""
-    unless: str | None = None
-    """another role that does in the place of this one"""
-    sparse: bool = False
-    """may a row be without it? (nothing, an empty text, an empty list: None)"""
-
-    def convert(self, value: Any) -> str | None:
-        """A value as it is kept. Raises BadValue."""
-        if self.sparse and (value is None or value in ("", [], "[]")):
-            return None
-        return CONVERTERS[self.kind](value)
-
-
-def _role(name: str, required: bool, guesses: str, kind: str = "text", known_before: bool = True) -> Role:
-    return Role(name, required, tuple(guesses.split()), kind, known_before)
-
-
-TEXT = _role(
-    "text",
-    True,
-    "text sentence review content document comment tweet utterance query body "
-    "sentence1 text1 text_a question1 premise 文本 内容 评论",
-)
-TEXT_PAIR = _role("text_pair", False, "text_pair sentence2 text2 text_b question2 hypothesis pair")
-LABEL = _role(
-    "label",
-    True,
-    "label labels class category categories sentiment score rating stars polarity "
-    "intent topic emotion emotions similarity target relation answer_idx gold_label 标签 类别",
-    "label",
-    known_before=False,
-)
-TOKENS = _role("tokens", False, "tokens words token form", "tokens")
-TAGS = _role("tags", False, "tags ner_tags pos_tags labels tag upos ner", "tokens", known_before=False)
-SPANS = _role("spans", False, "spans entities annotations", "json", known_before=False)
-QUESTION = _role("question", True, "question query 问题")
-CONTEXT = _role("context", True, "context passage paragraph document article text 文章 段落")
-ANSWERS = _role("answers", True, "answers answer 答案", "json", known_before=False)
-CHOICES = _role("choices", True, "choices options candidates endings 选项", "texts")
-HEAD = _role("head", False, "head e1 subject subj h entity_1", "json")
-TAIL = _role("tail", False, "tail e2 object obj t entity_2", "json")
-NEGATIVE = _role("negative", False, "negative negatives hard_negative hard_negatives", "texts")
-GROUP = _role("group", False, "group query_id qid user user_id group_id")
-
-
-class BadValue(Exception):
-    """A value that makes its row unusable; the message is the reason in the report."""
-
-
-def as_text(value: Any) -> str:
-    """A text as it stands; numbers keep their spelling. BadValue for nothing, lists, objects, undecodable bytes."""
-    if value is None:
-        raise BadValue("no text")
-    if isinstance(value, (list, dict, bool)):
-        raise BadValue(f"the text is a {type(value).__name__}")
-    text = value if type(value) is str else str(value)
-    if not text or text.isspace():
-        raise BadValue("empty text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadValue("the text can't be decoded") from None
-    if "\0" in text:
-        raise BadValue("the text holds a NUL character")
-    return text
-
-
-def _label_word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise BadValue("no label")
-    if isinstance(value, (list, dict)):
-        raise BadValue(f"the label is a {type(value).__name__}")
-    word = str(value).strip()
-    if not word:
-        raise BadValue("no label")
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise BadValue("the label can't be decoded") from None
-    return word
-
-
-def as_label(value: Any) -> str:
-    """A label as JSON: a text as the user wrote it (`1`, `1.0`, `no`, `true` stay what they are), or a list of them."""
-    if isinstance(value, (list, tuple)):
-        return json.dumps([_label_word(one) for one in value], ensure_ascii=False)
-    return json.dumps(_label_word(value), ensure_ascii=False)
-
-
-def as_tokens(value: Any) -> str:
-    """A list of tokens as JSON; a text is split at its blanks. BadValue for what is no list of texts, or empty."""
-    return _list_of_texts(value.split() if type(value) is str and not _is_json(value) else value)
-
-
-def as_texts(value: Any) -> str:
-    """A list of texts as JSON; a text is a list of one. BadValue for what is no list of texts, or empty."""
-    return _list_of_texts([value] if type(value) is str and not _is_json(value) else value)
-
-
-def as_json(value: Any) -> str:
-    """Any value as JSON; a text that is itself JSON of a list or an object, as in a field of CSV, is taken for that."""
-    if value is None:
-        raise BadValue("no value")
-    return _encodable(json.dumps(_parsed(value), ensure_ascii=False))
-
-
-def _list_of_texts(value: Any) -> str:
-    items = _parsed(value)
-    if not isinstance(items, (list, tuple)):
-        raise BadValue("no list" if items is None else f"a {type(items).__name__} instead of a list")
-    if not items:
-        raise BadValue("the list is empty")
-    if any(item is None or isinstance(item, (list, dict, bool)) for item in items):
-        raise BadValue("the list holds something else than texts")
-    return _encodable(json.dumps([str(item) for item in items], ensure_ascii=False))
-
-
-def _is_json(text: str) -> bool:
-    return text.lstrip()[:1] in ("[", "{") and text.rstrip()[-1:] in ("]", "}")
-
-
-def _parsed(value: Any) -> Any:
-    """A value with its numbers as numbers; JSON in a text, as fields of CSV hold it, is read."""
-    if isinstance(value, Spelled):
-        return json.loads(value)
-    if isinstance(value, str):
-        if _is_json(value):
-            with contextlib.suppress(ValueError):
-                return json.loads(value)
-        return value
-    if isinstance(value, dict):
-        return {key: _parsed(inner) for key, inner in value.items()}
-    return [_parsed(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadValue("it can't be decoded") from None
-    return text
-
-
-CONVERTERS: dict[str, Callable[[Any], str]] = {
-    "text": as_text, "label": as_label, "tokens": as_tokens, "texts": as_texts, "json": as_json,
-}  # fmt: skip
 
 
 def _at(row: Any, key: str | int) -> Any:

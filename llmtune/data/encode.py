@@ -5,45 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow
 
-from llmtune.core.errors import DataError, Fault, Stopped
-from llmtune.data import cache
+from llmtune.core.errors import DataError, Fault
+from llmtune.data import cache, token_rows
 from llmtune.data.arrow_files import open_arrow
 from llmtune.data.rows import RawSplits
+from llmtune.data.token_rows import Encode, Limits, TokenRows, makes_windows
 
 if TYPE_CHECKING:
     import datasets
-
-Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
-"""columns of some rows as they are kept, and the most tokens of a sequence (None: whole) -> by name, a list a row:
-`input_ids`; perhaps `token_type_ids`; `cuts`, where a row is several sequences: their lengths, input_ids being all of
-them end to end; `target`, where that hangs on tokens; and further numbers, which come back as `Batch.facts`.
-
-What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
-row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text)."""
-
-BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
-HUGE_CHARS = 200_000
-SHOWN_LINES = 20
-NOT_TEXT = ("label", "file", "line")
-PLAIN = {"text", "text_pair"}
-"""columns of which an encoder needs no more than the beginning"""
-NARROW = {"token_type_ids": pyarrow.int8()}
-"""columns whose numbers are small"""
-
-
-def makes_windows(encode: Encode) -> bool:
-    """Does a row that is too long become several sequences?"""
-    return getattr(encode, "makes_windows", False)
 
 
 @dataclass(frozen=True)
@@ -54,16 +30,6 @@ class EncodedSplits:
     """columns: input_ids, length, what else the encoder made, target (where given), and those of the raw rows"""
     report: dict[str, dict[str, Any]]
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a row may be, and what happens to longer ones."""
-
-    max_tokens: int
-    on_overlength: str = "truncate"
-    """truncate (by the tokenizer: pairs lose from the longer text first), drop, error, or split into several rows"""
-    max_truncated_share: float = 1.0
 
 
 def encode_splits(
@@ -95,14 +61,14 @@ def encode_splits(
         "max_tokens": limits.max_tokens,
         "on_overlength": limits.on_overlength,
         "unknown_id": unknown_id,
-        "code": cache.code_version(sys.modules[__name__]),
+        "code": cache.code_version(sys.modules[__name__], token_rows),
     }
 
     def build(folder: Path) -> None:
         report = {}
         for split, rows in raw.splits.items():
             own = targets[split] if targets is not None else None
-            report[split] = _Writing(encode, limits, unknown_id, should_stop).write(
+            report[split] = TokenRows(encode, limits, unknown_id, should_stop).write(
                 split, rows, own, folder / f"{split}.arrow"
             )
         _refuse(report, limits, limits.on_overlength == "error")
@@ -145,181 +111,3 @@ def _refuse(report: dict[str, dict[str, Any]], limits: Limits, applies: bool) ->
         raise DataError(*faults)
 
 
-def _batches(rows: datasets.Dataset) -> Iterator[tuple[int, dict[str, list[Any]]]]:
-    """Consecutive rows, bounded by number and by characters, each with the number of its first."""
-    table, start = rows.data, 0
-    for chunk in table.to_batches(max_chunksize=BATCH_ROWS):
-        columns = chunk.to_pydict()
-        names = [name for name in columns if name not in NOT_TEXT]
-        begin = chars = 0
-        for i in range(chunk.num_rows):
-            chars += sum(len(columns[name][i] or "") for name in names)
-            if chars >= BATCH_CHARS or i + 1 == chunk.num_rows:
-                yield start + begin, {name: values[begin : i + 1] for name, values in columns.items()}
-                begin, chars = i + 1, 0
-        start += chunk.num_rows
-
-
-@dataclass
-class _Writing:
-    """One split on its way into an Arrow file."""
-
-    encode: Encode
-    limits: Limits
-    unknown_id: int | None
-    should_stop: Callable[[], bool]
-    lengths: array[int] = field(default_factory=lambda: array("q"))
-    kept: int = 0
-    tokens_kept: int = 0
-    unknown: int = 0
-    estimated: int = 0
-    over_rows: int = 0
-    over_lines: list[str] = field(default_factory=list)
-
-    def write(self, split: str, rows: datasets.Dataset, targets: list[Any] | None, path: Path) -> dict[str, Any]:
-        kind = target_type(targets)
-        with pyarrow.OSFile(str(path), "wb") as file:
-            stream = None
-            for start, columns in _batches(rows):
-                if self.should_stop():
-                    raise Stopped("stopped while encoding data")
-                if targets is not None:
-                    columns["target"] = targets[start : start + len(columns["file"])]
-                batch = self._batch(columns, kind)
-                stream = stream or pyarrow.ipc.new_stream(file, batch.schema)
-                stream.write_batch(batch)
-            if stream is not None:
-                stream.close()
-        if not self.kept:
-            where = f"all {len(self.lengths)} rows are longer than {self.limits.max_tokens} tokens"
-            raise DataError(
-                Fault(f"data.{split}", f"no row is left: {where}", "data.on_overlength=drop",
-                      "data.on_overlength=truncate")
-            )  # fmt: skip
-        return self._report()
-
-    def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
-        texts = {name: values for name, values in columns.items() if name not in (*NOT_TEXT, "target")}
-        if self.limits.on_overlength != "split":
-            tokens, full = self._encoded(texts)
-            over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
-        elif makes_windows(self.encode):
-            tokens = self.encode(texts, self.limits.max_tokens)
-            full = [len(row) for row in tokens["input_ids"]]
-            over = [i for i, cuts in enumerate(tokens.get("cuts", ())) if len(cuts) > 1]
-        else:
-            tokens, columns = self._split(columns)
-            full = [len(row) for row in tokens["input_ids"]]
-            over = []  # counted where they were split
-        ids = tokens["input_ids"]
-        self.over_rows += len(over)
-        self.over_lines += [
-            f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]
-        ]
-        self.lengths.extend(full)
-        data: dict[str, Any] = {
-            name: pyarrow.array(values, pyarrow.list_(NARROW.get(name, pyarrow.int32())))
-            for name, values in tokens.items()
-            if name != "target"
-        }
-        data["length"] = pyarrow.array([len(row) for row in ids], pyarrow.int32())
-        if "target" in tokens:
-            data["target"] = pyarrow.array(tokens["target"], target_type(tokens["target"]))
-        elif kind is not None:
-            data["target"] = pyarrow.array(columns["target"], kind)
-        types = {"line": pyarrow.int64()}
-        data |= {
-            name: pyarrow.array(columns[name], types.get(name, pyarrow.string()))
-            for name in (*texts, *NOT_TEXT)
-            if name in columns
-        }
-        batch = pyarrow.RecordBatch.from_pydict(data)
-        if over and self.limits.on_overlength == "drop":
-            keep = np.setdiff1d(np.arange(len(ids)), over)
-            batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
-        self.kept += len(ids)
-        self.tokens_kept += sum(map(len, ids))
-        if self.unknown_id is not None:
-            self.unknown += sum(row.count(self.unknown_id) for row in ids)
-        return batch
-
-    def _encoded(self, texts: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], list[int]]:
-        """Tokens of a batch, cut where the policy says so, and the lengths they would have uncut.
-
-        Of a huge text (far beyond `max_tokens`) only the beginning is tokenised, because tokenizers need a hundred
-        times a text's size; its full length is an estimate.
-        """
-        most = max(HUGE_CHARS, 32 * self.limits.max_tokens)
-        chars = [sum(len(value or "") for value in values) for values in zip(*texts.values())]
-        plain = texts.keys() <= PLAIN  # JSON can't be cut
-        huge = {i for i, count in enumerate(chars) if count > most} if plain else set()
-        if huge:
-            texts = {
-                name: [value[:most] if i in huge and value else value for i, value in enumerate(values)]
-                for name, values in texts.items()
-            }
-        tokens = {name: list(values) for name, values in self.encode(texts, None).items()}
-        full = longest_sequences(tokens)
-        for i in huge:
-            full[i] = round(full[i] * chars[i] / sum(len(values[i] or "") for values in texts.values()))
-        self.estimated += len(huge)
-        over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
-        if over and self.limits.on_overlength == "truncate":
-            longer = {name: [values[i] for i in over] for name, values in texts.items()}
-            cut = self.encode(longer, self.limits.max_tokens)
-            for name, values in tokens.items():
-                for place, i in enumerate(over):
-                    values[i] = cut[name][place]
-            assert all(length <= self.limits.max_tokens for length in longest_sequences(tokens))
-        return tokens, full
-
-    def _split(self, columns: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """Tokens and columns, a row for each window of a text that is too long for one."""
-        tokens, source, parts = self.encode.windows(columns["text"], self.limits.max_tokens)  # type: ignore[attr-defined]
-        windows = Counter(source)
-        long = [number for number, count in windows.items() if count > 1]
-        self.over_rows += len(long)
-        self.over_lines += [
-            f"{columns['file'][i]}:{columns['line'][i]}" for i in long[: SHOWN_LINES - len(self.over_lines)]
-        ]
-        columns = {name: [values[number] for number in source] for name, values in columns.items()}
-        return tokens, {**columns, "text": parts}
-
-    def _report(self) -> dict[str, Any]:
-        lengths = np.frombuffer(self.lengths, dtype=np.int64)
-        p50, p95 = np.percentile(lengths, [50, 95], method="higher")
-        policy = self.limits.on_overlength
-        facts: dict[str, Any] = {
-            "rows_encoded": len(lengths),
-            "rows_kept": self.kept,
-            "tokens": {"p50": int(p50), "p95": int(p95), "max": int(lengths.max()), "kept": self.tokens_kept},
-            "overlength": {
-                "policy": policy,
-                "max_tokens": self.limits.max_tokens,
-                "rows": self.over_rows,
-                "share": self.over_rows / len(lengths),
-                "tokens_lost": int(lengths.sum()) - self.tokens_kept,
-                "lines": self.over_lines,
-            },
-        }
-        if self.estimated:
-            facts["tokens"]["estimated_rows"] = self.estimated
-        if self.unknown_id is not None:
-            facts["unknown_share"] = self.unknown / max(1, self.tokens_kept)
-        return facts
-
-
-def longest_sequences(tokens: dict[str, list[Any]]) -> list[int]:
-    """Tokens of each row's longest sequence."""
-    if "cuts" in tokens:
-        return [max(row, default=0) for row in tokens["cuts"]]
-    return [len(row) for row in tokens["input_ids"]]
-
-
-def target_type(targets: Sequence[Any] | None) -> pyarrow.DataType | None:
-    """The Arrow type of targets: ids, lists of ids, or numbers."""
-    if targets is None:
-        return None
-    if any(isinstance(target, list) for target in targets):
-        return pyarrow.list_(pyarrow.int64())
-    return pyarrow.float64() if any(isinstance(target, float) for target in targets) else pyarrow.int64()

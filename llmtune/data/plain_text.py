@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmtune.data.columns import TEXT
-from llmtune.data.encode import HUGE_CHARS
 from llmtune.data.labels import Labelled
+from llmtune.data.roles import TEXT
+from llmtune.data.token_rows import HUGE_CHARS
 
 if TYPE_CHECKING:
     import torch

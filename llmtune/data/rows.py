@@ -23,14 +23,17 @@ from llmtune.data import (
     columns,
     dialect,
     hub,
+    layouts,
     sources,
     split_build,
     splits,
     tables,
     text_encoding,
+    values,
 )
+from llmtune.data import roles as roles_module
 from llmtune.data.arrow_files import open_arrow
-from llmtune.data.columns import Role
+from llmtune.data.roles import Role
 from llmtune.data.sources import find_sources
 from llmtune.data.split_build import SPLITS, SplitBuild, collect, shares_of
 
@@ -43,7 +46,10 @@ READ_SETTINGS = (
     *("columns", "label_delimiter", "format", "delimiter", "quote", "encoding", "header"),
     *("validation_share", "test_share", "split_seed", "limit", "on_bad_row", "max_bad_rows"),
 )
-READERS = (answer_places, arrow_files, columns, dialect, hub, seeds, sources, split_build, splits, tables, text_encoding)
+READERS = (
+    answer_places, arrow_files, columns, dialect, hub, layouts, roles_module, seeds, sources, split_build, splits, tables,
+    text_encoding, values,
+)  # fmt: skip
 """modules whose code decides what an entry of the cache holds"""
 
 
@@ -122,7 +128,7 @@ def _key_parts(
         "roles": [dataclasses.asdict(role) for role in roles],
         "wanted": wanted,
         "code": cache.code_version(
-            *READERS, sys.modules[__name__], *tables.layouts(settings, [role.name for role in roles])
+            *READERS, sys.modules[__name__], *layouts.layouts(settings, [role.name for role in roles])
         ),
         "versions": {"pyarrow": pyarrow.__version__},
     }

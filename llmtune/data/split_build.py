@@ -20,14 +20,17 @@ from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data import columns, hub, splits
 from llmtune.data.answer_places import check_answers
 from llmtune.data.arrow_files import RowWriter, copy_rows
-from llmtune.data.columns import BadValue, Column, Role
+from llmtune.data.columns import Column
+from llmtune.data.entity_pairs import check_pair
+from llmtune.data.roles import Role
 from llmtune.data.tables import Table, open_table
+from llmtune.data.values import BadValue
 
 SPLITS = ("train", "validation", "test")
 SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
-ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {"answers": check_answers}
-"""by role: what looks whether its value fits the row's others, and raises BadValue"""
+ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {"answers": check_answers, "head": check_pair}
+"""by role that a task asks for: what looks whether the values of a row fit together, and raises BadValue"""
 
 
 def shares_of(settings: DataSettings) -> dict[str, float]:
@@ -138,7 +141,7 @@ class SplitBuild:
         given = {role.name for role in self.roles if role.known_before}
         texts = [i for i, role in enumerate(used) if role in given]
         label = used.index("label") if "label" in used else None
-        checks = [check for role, check in ROW_CHECKS.items() if role in used]
+        checks = [ROW_CHECKS[role.name] for role in self.roles if role.name in ROW_CHECKS]
         for shown, line, row, reason in table.rows():
             record.read += 1
             if record.read % STOP_CHECK_ROWS == 0 and self.should_stop():

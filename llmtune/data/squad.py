@@ -11,10 +11,10 @@ from typing import Any
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.answer_places import read_answers
-from llmtune.data.columns import BadValue
 from llmtune.data.sources import Source
 from llmtune.data.tables import Line, Table
 from llmtune.data.text_encoding import find_encoding, open_text, reading
+from llmtune.data.values import BadValue
 
 NAMES = ["question", "context", "answers", "id", "title", "is_impossible"]
 QUESTIONS, CONTEXTS, IDS = ("question", "query_text"), ("context", "context_text"), ("id", "query_id")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import json
 import shutil
@@ -11,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TextIO
 
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
+from llmtune.data import layouts
 from llmtune.data.dialect import NAMES, find_dialect, looks_like_header
+from llmtune.data.layouts import layout_of
 from llmtune.data.sources import Source, class_folders
 from llmtune.data.text_encoding import Encoding, find_encoding, open_bytes, open_text, reading
 
@@ -51,12 +51,6 @@ class Table:
         return self.names.index(key) if isinstance(key, str) and self.names and key in self.names else key
 
 
-LAYOUTS = {"conll": "tags", "conllu": "tags", "squad": "answers", "semeval": "head"}
-"""formats with a module of their own, which has `read_table` and `looks_like`, and the role that a task asks for where
-`auto` looks whether a file is one"""
-LOOKED_AT_LINES = 50
-
-
 def open_table(source: Source, settings: DataSettings, known: set[str], roles: Collection[str] = ()) -> Table:
     """Looks into a source; reads no more than it must. DataError.
 
@@ -64,9 +58,9 @@ def open_table(source: Source, settings: DataSettings, known: set[str], roles: C
         known: names that may stand in a header.
         roles: what the task asks for.
     """
-    layout = _layout(source, settings, roles)
+    layout = layout_of(source, settings, roles)
     if layout is not None:
-        table = _module(layout).read_table(source, settings)
+        table = layouts.module_of(layout).read_table(source, settings)
         source = replace(source, format=layout)
     elif source.format == "parquet":
         table = _parquet(source)
@@ -85,28 +79,6 @@ def open_table(source: Source, settings: DataSettings, known: set[str], roles: C
         table.sample = [row for _, _, row, _ in itertools.islice(table.rows(), SAMPLE_ROWS) if row is not None]
     table.found = {"format": source.format, **table.found}
     return table
-
-
-def layouts(settings: DataSettings, roles: Collection[str]) -> list[ModuleType]:
-    """The modules of formats that files of these roles may be in."""
-    wanted = [name for name, role in LAYOUTS.items() if role in roles or name == settings.format]
-    return [_module(name) for name in wanted]
-
-
-def _module(layout: str) -> ModuleType:
-    return importlib.import_module(f"llmtune.data.{layout}")
-
-
-def _layout(source: Source, settings: DataSettings, roles: Collection[str]) -> str | None:
-    """The format with a module of its own that a file is in, if any."""
-    if source.format in LAYOUTS:
-        return source.format
-    asked = [name for name, role in LAYOUTS.items() if role in roles]
-    if settings.format != "auto" or not asked or source.format not in ("text", "tsv", "csv", "json"):
-        return None
-    encoding = find_encoding(source.path, source.shown, settings.encoding)
-    lines = [line.rstrip("\r\n") for line in itertools.islice(_lines(source, encoding), LOOKED_AT_LINES)]
-    return next((name for name in asked if _module(name).looks_like(lines)), None)
 
 
 def _lines(source: Source, encoding: Encoding) -> Iterator[str]:

@@ -10,7 +10,7 @@ from llmtune.config.settings import Config, DataSettings
 from llmtune.data.rows import read_splits
 from llmtune.inference.predictor import Predictor
 from llmtune.inference.run_folder import ModelPlace, naming_columns, roles_of, trained_task
-from llmtune.training.predictions import Predictions
+from llmtune.scoring.predictions import Predictions
 
 NUM_WORST = 100
 """errors kept in the report"""

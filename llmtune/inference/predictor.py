@@ -10,14 +10,14 @@ import pyarrow
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
-from llmtune.data.encode import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type
 from llmtune.data.feed import EvaluationFeed, TokenTable
+from llmtune.data.token_rows import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task
 from llmtune.model.backbone import settle_pad_token
+from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.training.evaluation import LossSum, predict
-from llmtune.training.predictions import Outcomes, Predictions
 
 CHUNK_ROWS, CHUNK_CHARS = 4096, 4_000_000
 """rows that are encoded and sorted by length together: what bounds memory, whatever the size of a file"""

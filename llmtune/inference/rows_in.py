@@ -9,18 +9,20 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.columns import BadValue, Role, resolve
+from llmtune.data.columns import resolve
 from llmtune.data.dialect import find_dialect
+from llmtune.data.roles import Role
 from llmtune.data.sources import Source, find_sources, format_of
 from llmtune.data.tables import Table, open_table
 from llmtune.data.text_encoding import find_encoding, open_text, reading
+from llmtune.data.values import BadValue
 from llmtune.inference.run_folder import naming_columns
 
 STDIN = "standard input"
@@ -49,6 +51,8 @@ class Input:
     is_json: bool
     converters: dict[str, Any]
     """role -> how a value is kept"""
+    check: Callable[[dict[str, str]], Any] | None = None
+    """what looks whether the columns of a row fit together; raises BadValue"""
 
     def rows(self) -> Iterator[InputRow]:
         """Every row of the input, those that can't be read included."""
@@ -57,6 +61,8 @@ class Input:
             if reason is None:
                 try:
                     texts = {role: self.converters[role](column.get(row)) for role, column in self.chosen.items()}
+                    if self.check is not None:
+                        self.check(texts)
                 except BadValue as bad:
                     texts, reason = None, str(bad)
             yield InputRow(f"{shown}:{line}", self._values(row), texts, reason)
@@ -83,13 +89,15 @@ class Wanted:
 
 
 def open_input(
-    path: str | None, settings: DataSettings, wanted: Sequence[Wanted], *, spool: Path, lines: bool = False
-) -> Input:
+    path: str | None, settings: DataSettings, wanted: Sequence[Wanted], *, spool: Path, lines: bool = False,
+    task: Any = None,
+) -> Input:  # fmt: skip
     """Look into the input and settle which of its columns hold the texts.
 
     Args:
         path: a file; None or `-`: standard input, copied into `spool` first.
         lines: the input is one text a line.
+        task: whose rows these are: it may know formats of its own, and what makes a row (`check_row`).
     Raises:
         DataError: it can't be read, or its columns don't tell.
     """
@@ -100,7 +108,8 @@ def open_input(
     else:
         named = dataclasses.replace(settings.columns, **keys)
         known = {name for column in wanted for name in column.role.guesses} | {"id", "idx", "index"}
-        table = open_table(source, dataclasses.replace(settings, columns=named), known)
+        roles = [role.name for role in getattr(task, "roles", ())]
+        table = open_table(source, dataclasses.replace(settings, columns=named), known, roles)
         keys = {column.role.name: _key(table, column) for column in wanted}
         if table.names is None and table.width == 1 and len(keys) == 1:
             keys = dict.fromkeys(keys, 0)
@@ -108,7 +117,8 @@ def open_input(
         chosen = resolve(table, [column.role for column in wanted], keys)
     names = table.names if table.names is not None else [f"column_{i}" for i in range(table.width)]
     converters = {column.role.name: column.role.convert for column in wanted}
-    return Input(table, _unlike(names), chosen, bool(table.sample) and isinstance(table.sample[0], dict), converters)
+    is_json = bool(table.sample) and isinstance(table.sample[0], dict)
+    return Input(table, _unlike(names), chosen, is_json, converters, getattr(task, "check_row", None))
 
 
 def _unlike(names: Sequence[str]) -> list[str]:

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llmtune.config.check import checked
 from llmtune.config.compose import composed
+from llmtune.config.locate import conf_dir, option_files
 from llmtune.config.origin import Origin
 from llmtune.config.settings import Config
 from llmtune.config.stored import load_config
 from llmtune.config.typed import Setting
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError, nearest
-from llmtune.data.columns import Role
+from llmtune.data.roles import Role
 from llmtune.inference.model_folder import CARD, read_card
 from llmtune.run.rundir import RunDir
 
@@ -146,12 +149,22 @@ def trained_task(place: ModelPlace, plugins: Sequence[str]) -> Any:
 
     kept = place.card["task"]
     part = find_part("task", kept["kind"], plugins, os.fspath(place.model / CARD))
+    settings = {**_settings_of_today(kept["settings"]["name"]), **kept["settings"]}
     try:
-        task = part.load()(**kept["settings"]).build()
+        task = part.load()(**settings).build()
     except (TypeError, ValueError) as error:
         raise ConfigError(Fault(os.fspath(place.model / CARD), f"its task can't be made: {error}")) from error
     task.restore(kept["state"])
     return task
+
+
+def _settings_of_today(name: str) -> dict[str, Any]:
+    """Of a shipped task; for keys that are newer than a model. Empty for a task that does not ship."""
+    file = option_files("task", [conf_dir()]).get(name)
+    if file is None:
+        return {}
+    with open(file, encoding="utf-8") as stream:
+        return yaml.safe_load(stream)["task"]
 
 
 def roles_of(task: Any, columns: Mapping[str, Any]) -> list[Role]:

@@ -15,6 +15,8 @@ MOST_CLASSES = 12
 """classes of which a whole matrix can still be read"""
 SHOWN_CLASSES = 30
 TEXT_CHARS = 200
+SHOWN_PLACES = 8
+"""entities, or labels, of a row"""
 NOT_A_TERMINAL = 120
 """columns"""
 
@@ -45,6 +47,7 @@ def _parts(report: Mapping[str, Any]) -> list[RenderableType]:
         labels = report["confusion"]["labels"]
         few = len(labels) <= MOST_CLASSES
         parts.append(_matrix(labels, report["confusion"]["counts"]) if few else _pairs(report["most_confused"]))
+    parts += [_any_table(table) for table in report.get("tables", ())]
     if "residuals" in report:
         facts = report["residuals"]
         parts.append(
@@ -89,20 +92,39 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
+SAID = ("file", "line", "gold", "predicted", "probability", "probabilities")
+"""keys of an error that have a place of their own; all others are texts of its row"""
+
+
+def _any_table(table: Mapping[str, Any]) -> Table:
+    """What a task tells in columns of its own: `columns`, names, the first of which heads the `rows`."""
+    shown = _table(*table["columns"])
+    for row in table["rows"]:
+        shown.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    return shown
+
+
 def _error(error: Mapping[str, Any]) -> str:
-    """Two or three lines: gold and prediction with probabilities, where it stands, the text."""
+    """Two or more lines: gold and prediction with probabilities, where it stands, the texts."""
     chances = error.get("probabilities", {})
     gold, predicted = _words(error["gold"], chances), _words(error["predicted"], chances)
     if "probability" in error:
         predicted += f" ({error['probability']:.3f})"
-    texts = "\n".join(f"    {_short(error[role])}" for role in ("text", "text_pair") if error.get(role))
+    texts = "\n".join(f"    {_short(_words(value, {}))}" for key, value in error.items() if key not in SAID and value)
     return f"  gold {gold}, predicted {predicted}  [{error['file']}:{error['line']}]\n{texts}"
 
 
 def _words(label: Any, chances: Mapping[str, float]) -> str:
+    """A label, several of them, or marked places: entities with their labels."""
     if isinstance(label, list):
-        return few([f"{name} ({chances[name]:.3f})" for name in label]) or "none"
+        return few([_marked(one, chances) for one in label], SHOWN_PLACES) or "none"
     return f"{label:.4f}" if isinstance(label, float) else str(label)
+
+
+def _marked(one: Any, chances: Mapping[str, float]) -> str:
+    if isinstance(one, Mapping):
+        return f"{one['text']} ({one['label']})"
+    return f"{one} ({chances[one]:.3f})" if one in chances else str(one)
 
 
 def _short(text: str) -> str:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault, ModelError, did_you_mean
 from llmtune.core.ranges import between, one_of
 from llmtune.core.types import Loss
-from llmtune.data.columns import LABEL, TEXT, TEXT_PAIR
 from llmtune.data.labels import Labelled, LabelTable, label_splits
+from llmtune.data.roles import LABEL, TEXT, TEXT_PAIR
 from llmtune.data.rows import RawSplits
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from llmtune.training.predictions import Chunk, Predictions
+    from llmtune.scoring.predictions import Chunk, Predictions
 
 ROLES = (TEXT, TEXT_PAIR, LABEL)
 POOLINGS = ("auto", "mean", "first", "last")

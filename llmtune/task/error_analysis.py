@@ -14,7 +14,7 @@ import numpy as np
 from llmtune.data.labels import LabelTable
 from llmtune.scoring.breakdown import breakdown, worst_errors, worst_rows
 from llmtune.scoring.classification import probabilities
-from llmtune.training.predictions import Predictions
+from llmtune.scoring.predictions import Predictions
 
 
 def decoded(

@@ -21,7 +21,7 @@ from llmtune.data.plain_text import PlainText, PlainTextEncoder
 if TYPE_CHECKING:
     import torch
 
-    from llmtune.training.predictions import Chunk, Predictions
+    from llmtune.scoring.predictions import Chunk, Predictions
 
 FITS = {"masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)"}
 OTHER = {"masked": "causal_lm", "causal": "masked_lm"}

@@ -18,7 +18,7 @@ from llmtune.core.types import Batch
 from llmtune.data.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
 from llmtune.model.outputs import logits_of
-from llmtune.training.predictions import Outcomes, Predictions
+from llmtune.scoring.predictions import Outcomes, Predictions
 
 Forward = Callable[[Batch], torch.Tensor]
 TURNS = 64

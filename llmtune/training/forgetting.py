@@ -18,8 +18,8 @@ from llmtune.data.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
 from llmtune.model.language_head import LanguageHead, head_is_there, language_kind, load_head
 from llmtune.model.word_scores import WordScores
+from llmtune.scoring.predictions import Outcomes
 from llmtune.training.evaluation import predict
-from llmtune.training.predictions import Outcomes
 
 SPLIT = "forgetting"
 """of the lines in metrics.jsonl"""

@@ -13,6 +13,7 @@ import torch
 from llmtune.config.compose import run_job
 from llmtune.config.locate import conf_dir
 from llmtune.core.errors import UserError
+from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.training.trainer import Trainer
 from tests.tiny import ELSEWHERE, TINY, choice_of, prepared_of, trainer_of, write_rows
 
@@ -143,10 +144,11 @@ def test_task_encodes_and_decodes_round(problem: str, tmp_path: Path) -> None:
     assert (task.problem_type, task.metric, task.mode) == (problem, metric, "max")
     rows = prepared.splits["train"]
     targets = rows["target"][:]
-    perfect = _perfect_logits(problem, targets, task.num_outputs)
-    scores = task.score(perfect, task.collate_targets(targets)["label"].numpy())
-    assert scores[metric] == pytest.approx(1.0)
-    decoded = [row["label"] for row in task.decode(perfect)]
+    outcomes = Outcomes(len(rows))
+    outcomes.put(range(len(rows)), list(_perfect_logits(problem, targets, task.num_outputs)))
+    predictions = Predictions(rows, outcomes)
+    assert task.score(predictions)[metric] == pytest.approx(1.0)
+    decoded = [row["label"] for chunk in predictions.chunks(7) for row in task.decode(chunk)]
     given = [json.loads(label) for label in rows["label"][:]]
     if problem == "regression":
         assert decoded == pytest.approx([float(value) for value in given])

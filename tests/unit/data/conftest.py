@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llmtune.config.settings import ColumnSettings, DataSettings
-from llmtune.data.columns import LABEL, TEXT, TEXT_PAIR
+from llmtune.data.roles import LABEL, TEXT, TEXT_PAIR
 from llmtune.data.rows import read_splits
 
 SHIPPED = Path(__file__).parents[3] / "conf" / "data" / "files.yaml"

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from llmtune.core.errors import DataError
-from llmtune.data.columns import LABEL, TEXT
+from llmtune.data.roles import LABEL, TEXT
 from llmtune.data.rows import read_splits
 
 

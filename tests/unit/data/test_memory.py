@@ -15,8 +15,9 @@ PROGRAM = """
     from pathlib import Path
     import datasets, yaml
     from llmtune.config.settings import ColumnSettings, DataSettings
-    from llmtune.data.columns import LABEL, TEXT
-    from llmtune.data.encode import Limits, encode_splits
+    from llmtune.data.roles import LABEL, TEXT
+    from llmtune.data.encode import encode_splits
+    from llmtune.data.token_rows import Limits
     from llmtune.data.rows import read_splits
 
     def mib():

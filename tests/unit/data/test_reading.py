@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llmtune.data.columns import LABEL, TEXT
+from llmtune.data.roles import LABEL, TEXT
 
 ROWS = [("good film", "pos"), ("not good, not bad", "neg"), ("très étrange", "neg"), ('a "very" fine film', "pos")]
 

@@ -10,7 +10,7 @@ import yaml
 
 from llmtune.config.settings import ColumnSettings, DataSettings
 from llmtune.core.errors import DataError
-from llmtune.data.columns import Role
+from llmtune.data.roles import Role
 from llmtune.inference.rows_in import Wanted, open_input
 
 SHIPPED = Path(__file__).parents[3] / "conf" / "data" / "files.yaml"

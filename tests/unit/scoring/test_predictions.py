@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmtune.core.errors import LlmtuneError
-from llmtune.training.predictions import Outcomes, Predictions
+from llmtune.scoring.predictions import Outcomes, Predictions
 
 
 def test_arrays_of_any_shape_come_back_whatever_order_they_were_put_in():

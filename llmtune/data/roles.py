@@ -1,0 +1,65 @@
+"""The roles that columns play, such as text and label; a task lists those that it asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llmtune.data.values import CONVERTERS
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column that a task asks for."""
+
+    name: str
+    """"text", "text_pair", "label", ...: also the key under data.columns"""
+    required: bool
+    guesses: tuple[str, ...] = ()
+    """header names that are taken when the user named none"""
+    kind: str = "text"
+    """how a value is kept: text (as it stands), label, tokens, texts or json (anything); all but the first as JSON"""
+    known_before: bool = True
+    """does `predict` have it too? not what is to be found out"""
+    unless: str | None = None
+    """another role that does in the place of this one"""
+    sparse: bool = False
+    """may a row be without it? (nothing, an empty text, an empty list: None)"""
+
+    def convert(self, value: Any) -> str | None:
+        """A value as it is kept. Raises BadValue."""
+        if self.sparse and (value is None or value in ("", [], "[]")):
+            return None
+        return CONVERTERS[self.kind](value)
+
+
+def _role(name: str, required: bool, guesses: str, kind: str = "text", known_before: bool = True) -> Role:
+    return Role(name, required, tuple(guesses.split()), kind, known_before)
+
+
+TEXT = _role(
+    "text",
+    True,
+    "text sentence review content document comment tweet utterance query body "
+    "sentence1 text1 text_a question1 premise 文本 内容 评论",
+)
+TEXT_PAIR = _role("text_pair", False, "text_pair sentence2 text2 text_b question2 hypothesis pair")
+LABEL = _role(
+    "label",
+    True,
+    "label labels class category categories sentiment score rating stars polarity "
+    "intent topic emotion emotions similarity target relation answer_idx gold_label 标签 类别",
+    "label",
+    known_before=False,
+)
+TOKENS = _role("tokens", False, "tokens words token form", "tokens")
+TAGS = _role("tags", False, "tags ner_tags pos_tags labels tag upos ner", "tokens", known_before=False)
+SPANS = _role("spans", False, "spans entities annotations", "json", known_before=False)
+QUESTION = _role("question", True, "question query 问题")
+CONTEXT = _role("context", True, "context passage paragraph document article text 文章 段落")
+ANSWERS = _role("answers", True, "answers answer 答案", "json", known_before=False)
+CHOICES = _role("choices", True, "choices options candidates endings 选项", "texts")
+HEAD = _role("head", False, "head e1 subject subj h entity_1", "json")
+TAIL = _role("tail", False, "tail e2 object obj t entity_2", "json")
+NEGATIVE = _role("negative", False, "negative negatives hard_negative hard_negatives", "texts")
+GROUP = _role("group", False, "group query_id qid user user_id group_id")
