@@ -37,6 +37,8 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     state, machine, task = trainer.state, trainer.machine, prepared.task
     kept = _load_best(trainer, run)
     scores = kept["scores"] if kept else None
+    if scores is not None and hasattr(task, "settle"):  # what is tuned on validation, before test is looked at
+        task.settle(scores)
     test = validation = None
     if "test" in prepared.splits:
         table = TokenTable(prepared.splits["test"], pad_id=prepared.tokenizer.pad_token_id)

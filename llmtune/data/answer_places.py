@@ -74,12 +74,9 @@ def misplaced(text: str, start: int, context: str) -> str:
     nearest = min(_occurrences(text, context), key=lambda place: abs(place - start), default=None)
     if nearest is None:
         alike = context.casefold().find(text.casefold())
-        return f"{says}; it stands nowhere in the context" + (f", but {_spelt(context, alike, text)}" if alike >= 0 else "")
+        other = f", but {short(context[alike : alike + len(text)])} stands at {alike}" if alike >= 0 else ""
+        return f"{says}; it stands nowhere in the context{other}"
     return f"{says}; the nearest place where it stands is {nearest}"
-
-
-def _spelt(context: str, start: int, text: str) -> str:
-    return f"{short(context[start : start + len(text)])} stands at {start}"
 
 
 def _occurrences(text: str, context: str) -> Iterator[int]:

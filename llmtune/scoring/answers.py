@@ -15,7 +15,7 @@ METRICS = {
     "f1": "max", "em": "max", "best_f1": "max", "best_em": "max", "has_answer_f1": "max", "has_answer_em": "max",
     "no_answer_accuracy": "max", "loss": "min",
 }  # fmt: skip
-"""metric -> the direction in which it is better; the last three but loss and both `best_` need unanswerable questions"""
+"""metric -> the direction in which it is better; all but f1, em and loss need unanswerable questions"""
 DEFAULT_METRIC = "f1"
 
 
@@ -53,12 +53,13 @@ class AnswerScores:
             best_f1, best_f1_threshold = best_threshold(f1_N, difference_N, answerable_N)
             best_em, best_em_threshold = best_threshold(exact_N, difference_N, answerable_N)
             found |= {
-                "no_answer_accuracy": f1_at_N[~answerable_N].mean(), "best_f1": best_f1,
+                "always_unanswerable": (~answerable_N).mean(), "best_f1": best_f1,
                 "best_f1_threshold": best_f1_threshold, "best_em": best_em, "best_em_threshold": best_em_threshold,
-                "always_unanswerable": (~answerable_N).mean(),
+                "no_answer_accuracy": f1_at_N[~answerable_N].mean(),
             }  # fmt: skip
             if answerable_N.any():
-                found |= {"has_answer_f1": f1_at_N[answerable_N].mean(), "has_answer_em": exact_at_N[answerable_N].mean()}
+                found["has_answer_f1"] = f1_at_N[answerable_N].mean()
+                found["has_answer_em"] = exact_at_N[answerable_N].mean()
             if np.isfinite(threshold):
                 found["threshold"] = threshold
         return {name: float(value) for name, value in found.items()}
