@@ -145,15 +145,69 @@ class FreezePolicy(Protocol):
 
 
 class Task(Protocol):
-    """What is learnt and how it is measured: knows data and scores, not the loop."""
+    """What is learnt and how it is measured: knows data and scores, not the loop.
 
+    Besides what stands here it may have: `outputs(logits, batch)`, what is kept of each row in an evaluation, where
+    logits would be too much; `run(model, batch)`, in place of the forward pass there; `settle(scores)`, what is tuned on
+    validation once training is over; `probe_texts(columns)`, plain texts of rows that have no column `text`;
+    `new_tokens`, special tokens that the tokenizer is to know; `encoding_key`, what token ids hang on besides it;
+    `pooled` and `views`, where its loss compares rows (see PooledObjective); `fits`, which models can serve it.
+    """
+
+    roles: Sequence[Any]
+    """data.roles.Role of each column that it asks for"""
+    problem_type: str
     metric: str
     mode: str
     """"max" or "min": the direction in which `metric` is better"""
+    labels: Any
+    """data.labels.LabelTable, or None"""
+    fields: Sequence[str]
+    """keys of what `decode` tells, the main one first"""
+    table_names: Sequence[str]
+    """columns of a table of predictions"""
 
-    def decode(self, outputs: torch.Tensor) -> list[dict[str, Any]]: ...
+    def read_labels(self, raw: Any, label_names: Any, delimiter: str | None) -> Any:
+        """A data.labels.Labelled; judges the gold of every row. DataError with file and line."""
 
-    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]: ...
+    def encoder(self, tokenizer: Any) -> Any:
+        """A data.token_rows.Encode: training and `predict` use this one."""
+
+    def collate_targets(self, targets: Sequence[Any], cuts: Any = None) -> dict[str, torch.Tensor]: ...
+
+    def model_class(self) -> Any:
+        """An Auto class of transformers, or a model.own_head.OwnHead."""
+
+    def config_values(self) -> dict[str, Any]:
+        """What the model's config must say."""
+
+    def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
+        """Settle the loss from the `train` settings. ConfigError for what has no meaning here."""
+
+    def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float: ...
+
+    def loss(
+        self, logits: torch.Tensor, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None
+    ) -> Loss: ...
+
+    def divergence(self, first: torch.Tensor, second: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss: ...
+
+    def score(self, predictions: Any) -> dict[str, float]:
+        """Of a scoring.predictions.Predictions, read in chunks; the loop adds `loss`."""
+
+    def judge(self, predictions: Any, num_worst: int) -> dict[str, Any]:
+        """What `evaluate` tells besides: `classes`, `confusion`, `tables`, `worst`."""
+
+    def decode(self, chunk: Any) -> list[dict[str, Any]]:
+        """For each row of a scoring.predictions.Chunk its `fields`."""
+
+    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
+        """The same as one row of a table with `table_names`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `predict` and `evaluate` need besides the settings."""
+
+    def restore(self, plain: Mapping[str, Any]) -> None: ...
 
 
 class Watcher(Protocol):
