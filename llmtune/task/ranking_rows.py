@@ -1,0 +1,114 @@
+"""Rows of rankings: how relevant their candidates are, and the sequences that a row becomes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmtune.core.errors import DataError, Fault
+from llmtune.data.arrow_files import column_list
+from llmtune.data.labels import SHOWN
+
+DRAWN = "drawn"
+"""column of the numbers of candidates that were drawn for a row: JSON"""
+
+
+def has(rows: Any, name: str) -> bool:
+    """Do the rows have this column, and anything in it?"""
+    return name in rows.column_names and rows.data.column(name).null_count < len(rows)
+
+
+def relevance_of(split: str, rows: Any) -> list[list[int]]:
+    """For each row how relevant its candidates are: whole numbers from 0 on; 1 where rows have no label.
+
+    A label is how relevant `text_pair` is, the number of the best of `choices` (from 0) or its text, or a list with a
+    number for each. Raises DataError with file and line of rows whose label fits none of these.
+    """
+    listed = has(rows, "choices")
+    if listed and not has(rows, "label"):
+        raise DataError(
+            Fault(f"data.{split}", "rows list their candidates, and no label says which is the best", "",
+                  "type data.columns.label=COLUMN")
+        )  # fmt: skip
+    if not has(rows, "label"):
+        return [[1]] * len(rows)
+    labels = [json.loads(kept) if kept else None for kept in column_list(rows, "label")]
+    choices = [json.loads(kept) for kept in column_list(rows, "choices")] if listed else [None] * len(labels)
+    found, faults = [], []
+    for number, (label, some) in enumerate(zip(labels, choices)):
+        try:
+            found.append(_of_choices(label, some) if some else [_whole(label)])
+        except ValueError as error:
+            faults.append(Fault(f"{rows[number]['file']}:{rows[number]['line']}", str(error)))
+    if faults:
+        more = f", {SHOWN} shown" if len(faults) > SHOWN else ""
+        last = Fault(f"data.{split}", f"{len(faults)} of {len(labels)} labels can't be used{more}", "",
+                     "data.columns.label is how relevant a candidate is: 0 and 1, or grades")  # fmt: skip
+        raise DataError(*faults[:SHOWN], last)
+    return found
+
+
+def _whole(label: Any) -> int:
+    try:
+        value = float(label)
+    except (TypeError, ValueError):
+        raise ValueError(f"label {label!r} says not how relevant the candidate is: 0, 1 or a grade is needed") from None
+    if not value.is_integer() or value < 0 or value > 30:
+        raise ValueError(f"label {label!r} is no grade: a whole number from 0 to 30 is needed")
+    return int(value)
+
+
+def _of_choices(label: Any, choices: list[str]) -> list[int]:
+    if isinstance(label, list):
+        if len(label) != len(choices):
+            raise ValueError(f"{len(label)} labels for {len(choices)} candidates")
+        return [_whole(one) for one in label]
+    if label in choices:
+        best = choices.index(label)
+    else:
+        try:
+            best = int(label)
+        except ValueError:
+            raise ValueError(f"label {label!r} is none of the candidates and no number of one") from None
+        if not 0 <= best < len(choices):
+            raise ValueError(f"label {label}, but the candidates are numbered 0 to {len(choices) - 1}")
+    return [int(place == best) for place in range(len(choices))]
+
+
+def groups_of(columns: Mapping[str, Sequence[Any]]) -> Sequence[str]:
+    """What says which rows belong together: the group's name, else the text."""
+    named = columns.get("group")
+    return columns["text"] if named is None or named[0] is None else named
+
+
+def encode_pairs(
+    tokenizer: Any, candidates: Sequence[str], columns: Mapping[str, list[Any]], max_tokens: int | None
+) -> dict[str, list[Any]]:
+    """Each row's text with each of its candidates, a sequence for each pair.
+
+    Args:
+        candidates: those that `columns["drawn"]` numbers.
+    """
+    texts = columns["text"]
+    listed, drawn = columns.get("choices"), columns.get(DRAWN)
+    rows: list[list[str]] = []
+    for number in range(len(texts)):
+        if listed is not None and listed[number]:
+            rows.append(json.loads(listed[number]))
+        else:
+            more = json.loads(drawn[number]) if drawn is not None else []
+            rows.append([columns["text_pair"][number], *(candidates[place] for place in more)])
+    encoded = tokenizer(
+        [text for text, some in zip(texts, rows) for _ in some], [one for some in rows for one in some],
+        truncation="longest_first" if max_tokens else False, max_length=max_tokens, padding=False, verbose=False,
+        return_attention_mask=False,
+    )  # fmt: skip
+    made: dict[str, list[Any]] = {key: [] for key in ("input_ids", "token_type_ids") if key in encoded}
+    cuts, at = [], 0
+    for row in rows:
+        for key, values in made.items():
+            values.append([token for ids in encoded[key][at : at + len(row)] for token in ids])
+        cuts.append([len(ids) for ids in encoded["input_ids"][at : at + len(row)]])
+        at += len(row)
+    return made if listed is None and drawn is None else {**made, "cuts": cuts}
