@@ -90,9 +90,7 @@ def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[
                 keys[role.name] = given
     if not faults:
         keys = _guess(table, roles, keys)
-        missing = [
-            role.name for role in roles if role.required and role.name not in keys and role.unless not in keys
-        ]
+        missing = [name for name in _needed(roles) if name not in keys and _instead(roles, name) not in keys]
         if missing:
             faults.append(_which(table, roles, missing))
     if faults:
@@ -103,6 +101,19 @@ def resolve(table: Table, roles: Sequence[Role], named: dict[str, Any]) -> dict[
     }
 
 
+def _needed(roles: Sequence[Role]) -> list[str]:
+    """Of the roles that a file must have those to ask for: of two that may stand for each other the first."""
+    asked: list[str] = []
+    for role in roles:
+        if role.required and role.unless not in asked:
+            asked.append(role.name)
+    return asked
+
+
+def _instead(roles: Sequence[Role], name: str) -> str | None:
+    return next(role.unless for role in roles if role.name == name)
+
+
 def _guess(table: Table, roles: Sequence[Role], keys: dict[str, Any]) -> dict[str, Any]:
     """`keys`, and for the roles without one the only column whose name says it, or the clear case of two columns."""
     keys = dict(keys)
@@ -111,7 +122,7 @@ def _guess(table: Table, roles: Sequence[Role], keys: dict[str, Any]) -> dict[st
         found = {
             role.name: [name for name in table.names if name.lower() in role.guesses and name not in taken]
             for role in roles
-            if role.name not in keys
+            if role.name not in keys and role.unless not in keys  # what was named is not doubled by a guess
         }
         for role, names in found.items():
             if role in names and role not in ("text", "label"):  # texts and labels go by many names
@@ -184,7 +195,7 @@ def _fault(table: Table, role: Role, key: str | int) -> Fault | None:
 def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
     """What to say when columns can't be told: the columns, an example row, and a line to type."""
     names = table.names if table.names is not None else list(range(table.width))
-    wanted = [role.name for role in roles if role.required]
+    wanted = _needed(roles)
     examples = [str(name) for name in names] + ["NAME"] * len(wanted)
     if table.sample and len(names) >= 2 and table.names is None:
         chars = [sum(len(row[i]) for row in table.sample) for i in range(len(names))]

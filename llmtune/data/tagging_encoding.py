@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.data.tagging_learnt import Learnt
-from llmtune.data.tagging_pieces import PieceTable
+from llmtune.data.tagging_pieces import BLANK, START, WORD, PieceTable
 from llmtune.data.tagging_rows import Words, gold_of, words_of
 from llmtune.data.tagging_windows import cut_windows, owners
 
@@ -93,7 +93,10 @@ class TaggingEncoder:
         return [next(ids) if sign == READ else NOT_SCORED for sign in signs]
 
 
-def _spelled(words: Words) -> list[tuple[bool, str]]:
-    """Of each word whether something other than a word stands before it, and how it is written."""
-    ends = [-1, *(end for _, end in words.offsets)]
-    return [(0 <= end < start, words.text[start:stop]) for end, (start, stop) in zip(ends, words.offsets)]
+def _spelled(words: Words) -> list[tuple[str, str]]:
+    """Of each word what stands before it, and how it is written."""
+    ends = [0, *(end for _, end in words.offsets)]
+    return [
+        (START if not number else BLANK if end < start else WORD, words.text[start:stop])
+        for number, (end, (start, stop)) in enumerate(zip(ends, words.offsets))
+    ]

@@ -7,30 +7,34 @@ from typing import Any
 
 MOST_KEPT = 200_000
 """words whose pieces are remembered"""
-BLANKS = "▁Ġ \u0120"
+BLANKS = "▁Ġ "
 """what tokenizers write for a blank"""
+START, BLANK, WORD = "start", "blank", "word"
+"""what stands before a word"""
 
 
 class PieceTable:
     """The pieces of words as they stand in a text, looked up once for each spelling.
 
     A word that follows a blank is tokenised with it (byte-level and Unigram tokenizers write it into the piece), one
-    that touches the word before without. What stands around a sequence (`before`, `after`) is the tokenizer's own.
+    that touches the word before without, and a text's first word as the beginning of a text. What stands around a
+    sequence (`before`, `after`) is the tokenizer's own.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.before, self.after = _frame(tokenizer)
         self.has_types = "token_type_ids" in tokenizer("a")
-        self._kept: dict[tuple[bool, str], tuple[list[int], int]] = {}
+        self._kept: dict[tuple[str, str], tuple[list[int], int]] = {}
 
-    def look_up(self, words: Sequence[tuple[bool, str]]) -> list[tuple[list[int], int]]:
-        """For each (does a blank stand before it?, word) its pieces, one at least, and which of them stands for it."""
+    def look_up(self, words: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
+        """For each (what stands before it: START, BLANK or WORD; word) its pieces, one at least, and which of them
+        stands for it."""
         if len(self._kept) > MOST_KEPT:
             self._kept.clear()
         new = list(dict.fromkeys(word for word in words if word not in self._kept))
         if new:
-            texts = [f" {word}" if spaced else word for spaced, word in new]
+            texts = [f" {word}" if place == BLANK else word for place, word in new]
             encoded = self.tokenizer(
                 texts, add_special_tokens=False, padding=False, truncation=False, verbose=False,
                 return_attention_mask=False, return_token_type_ids=False,
@@ -39,13 +43,13 @@ class PieceTable:
                 self._kept[word] = self._settled(word[0], list(ids))
         return [self._kept[word] for word in words]
 
-    def _settled(self, spaced: bool, ids: list[int]) -> tuple[list[int], int]:
+    def _settled(self, place: str, ids: list[int]) -> tuple[list[int], int]:
         if not ids:  # signs that the tokenizer drops; no word goes without a piece
             return [self._stand_in()], 0
         bare = 0
         while bare < len(ids) - 1 and not self.tokenizer.convert_ids_to_tokens(ids[bare]).strip(BLANKS):
             bare += 1
-        return (ids, bare) if spaced else (ids[bare:], 0)
+        return (ids[bare:], 0) if place == WORD else (ids, bare)
 
     def _stand_in(self) -> int:
         known = (self.tokenizer.unk_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
