@@ -62,7 +62,7 @@ def read_answers(stored: str, context: str) -> Gold:
 
 def check_answers(row: Mapping[str, str | None]) -> None:
     """Look at a row as it is read. Raises BadValue as `read_answers` does."""
-    stored, context = row["answers"], row.get("context")
+    stored, context = row.get("answers"), row.get("context")
     if stored is not None and context is not None:
         read_answers(stored, context)
 

@@ -40,10 +40,12 @@ def settle_form(rows: Any) -> str:
         DataError: they fit none; the faults are those of the form that fits the most rows.
     """
     labels = {label for _, _, label in _labels(rows)}
-    numbers = all(label.isdecimal() for label in labels)
-    fitting = {form: read(rows, form) for form in FORMS if numbers == form.startswith("from_") or form == "text"}
-    if numbers:
-        fitting.pop("from_1" if "0" in labels else "from_0")
+    possible = ["text"]
+    if all(label.isdecimal() for label in labels):
+        possible = ["from_0" if "0" in labels else "from_1", "text"]
+    elif all(len(label) == 1 and label.isascii() and label.isalpha() for label in labels):
+        possible = ["letter", "text"]
+    fitting = {form: read(rows, form) for form in possible}
     best = min(fitting, key=lambda form: (fitting[form].num_misfits, FORMS.index(form)))
     refuse({"train": fitting[best]}, best)
     return best

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import numpy as np
@@ -66,7 +65,8 @@ def test_the_best_gold_answer_counts() -> None:
     assert best_of("10th century", ["the 10th and 11th centuries", "10th century"]) == (1, 1)
     exact, f1 = best_of("10th", ["the 10th century", "11th"])
     assert (exact, f1) == (0, pytest.approx(2 / 3))
-    assert best_of("", []) == (1, 1) and best_of("something", []) == (0, 0)
+    assert best_of("", []) == (1, 1)
+    assert best_of("something", []) == (0, 0)
 
 
 def test_longest_run() -> None:
@@ -89,10 +89,14 @@ def test_scores_with_unanswerable_questions() -> None:
     scores.add("Bonn", [], -1.0)  # answered, wrongly
     found = scores.scores(0.0)
     assert found["f1"] == found["em"] == 0.5
-    assert found["has_answer_f1"] == 0.5 and found["no_answer_accuracy"] == 0.5 and found["always_unanswerable"] == 0.5
-    assert found["best_em"] == 0.75 and -5 < found["best_em_threshold"] < -1
+    assert found["has_answer_f1"] == 0.5
+    assert found["no_answer_accuracy"] == 0.5
+    assert found["always_unanswerable"] == 0.5
+    assert found["best_em"] == 0.75
+    assert -5 < found["best_em_threshold"] < -1
     # letting the cat answer costs Bonn: -1 + 2/3
-    assert found["best_f1"] == 0.75 and found["best_f1_threshold"] == found["best_em_threshold"]
+    assert found["best_f1"] == 0.75
+    assert found["best_f1_threshold"] == found["best_em_threshold"]
     assert scores.scores(found["best_f1_threshold"])["f1"] == found["best_f1"]
     assert set(METRICS) - {"loss"} <= set(found)
 
@@ -103,7 +107,8 @@ def test_only_unanswerable_questions() -> None:
     scores.add("Bonn", [], 3.0)
     found = scores.scores(0.0)
     assert found["f1"] == found["best_f1"] == found["always_unanswerable"] == 1
-    assert found["best_f1_threshold"] < 2 and "has_answer_f1" not in found
+    assert found["best_f1_threshold"] < 2
+    assert "has_answer_f1" not in found
 
 
 def test_best_threshold_is_the_best_of_all() -> None:
@@ -114,9 +119,10 @@ def test_best_threshold_is_the_best_of_all() -> None:
         answerable_N = np.array([rng.random() < 0.6 for _ in range(size)])
         right_N = np.array([rng.choice([0.0, 0.4, 1.0]) for _ in range(size)]) * answerable_N
 
-        def reached(threshold: float) -> float:
-            return float(np.where(answerable_N, right_N * (difference_N <= threshold), difference_N > threshold).mean())
-
         best, threshold = best_threshold(right_N, difference_N, answerable_N)
-        tried = [reached(place) for place in itertools.chain([-9.0], difference_N)]
-        assert best == pytest.approx(max(tried)) and reached(threshold) == pytest.approx(best)
+        reached = [
+            float(np.where(answerable_N, right_N * (difference_N <= tried), difference_N > tried).mean())
+            for tried in (-9.0, *difference_N, threshold)
+        ]
+        assert best == pytest.approx(max(reached))
+        assert reached[-1] == pytest.approx(best)

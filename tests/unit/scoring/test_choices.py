@@ -23,4 +23,5 @@ def test_scores() -> None:
 
 def test_probabilities_of_large_scores() -> None:
     chances = probabilities(np.array([1000.0, 1000.0, 0.0], dtype=np.float32))
-    assert chances == pytest.approx([0.5, 0.5, 0.0]) and chances.sum() == pytest.approx(1)
+    assert chances == pytest.approx([0.5, 0.5, 0.0])
+    assert chances.sum() == pytest.approx(1)
