@@ -37,7 +37,7 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
         raw = read_splits(data, roles_of(task, place.card["columns"]), only=[split], offline=config.offline)
     rows = raw.splits[split]
     targets = task.read_labels(raw, data.label_names, data.label_delimiter).targets[split]
-    predictor = Predictor(place, config)
+    predictor = Predictor(place, config, task)
     predictions, loss = predictor.run(rows, targets)
     report = {
         "split": split,

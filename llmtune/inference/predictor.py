@@ -26,11 +26,15 @@ CUT_CHARS = 32
 
 
 class Predictor:
-    """The model of a run folder on this machine; texts may be any, longer ones are cut as in training."""
+    """The model of a run folder on this machine; texts may be any, longer ones are cut as in training.
 
-    def __init__(self, place: ModelPlace, config: Config):
+    Args:
+        task: the one that it was trained for, where that is known already.
+    """
+
+    def __init__(self, place: ModelPlace, config: Config, task: Any = None):
         self.card = place.card
-        self.task = trained_task(place, config.run.plugins)
+        self.task = trained_task(place, config.run.plugins) if task is None else task
         self.max_tokens: int = place.card["max_tokens"]
         self.machine = Machine(config.hardware)
         self.batch_tokens = config.train.micro_tokens
