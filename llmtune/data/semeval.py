@@ -62,9 +62,6 @@ def read_table(source: Source, settings: DataSettings) -> Table:
     labelled = any(len(_said(record)) > 1 for record in first)
     names = ["text", "label", "id"] if labelled else ["text", "id"]
     sample = [row for _, _, row, _ in itertools.islice(rows(labelled), SAMPLE_ROWS) if row is not None]
-    if not sample:
-        shown, line, _, reason = next(rows(labelled))
-        raise DataError(Fault(f"{shown}:{line}", str(reason)))
     found = {"encoding": encoding.said}
     return Table(source.shown, names, len(names), lambda: rows(labelled), sample, found, fixed=True)
 
