@@ -41,6 +41,8 @@ class Words:
     """as given, or the words put together"""
     offsets: Offsets
     """of each word in it"""
+    given: bool = False
+    """were the words given, or is it a text that was cut?"""
 
     @property
     def words(self) -> list[str]:
@@ -69,7 +71,7 @@ def words_of(columns: Mapping[str, Sequence[Any]], row: int, reading: Reading) -
     """The words of a row: its tokens, or those of its text."""
     tokens, text = (columns[name][row] if columns.get(name) is not None else None for name in ("tokens", "text"))
     if tokens is not None and (reading.by == "tokens" or text is None):
-        return Words(*join_words(json.loads(tokens)))
+        return Words(*join_words(json.loads(tokens)), given=True)
     return Words(text, split_words(text, reading.joiners))
 
 

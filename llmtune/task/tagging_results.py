@@ -56,16 +56,15 @@ def decode(task: Any, chunk: Chunk) -> list[dict[str, Any]]:
         if task.known.plain:
             told.append(_tagged(task, words, output))
             continue
-        by_words = chunk.columns.get("tokens") is not None and task.known.reading.by == "tokens"
-        told.append({"entities": [_entity(words, entity, by_words) for entity in found_in(task, output)]})
+        told.append({"entities": [_entity(words, entity) for entity in found_in(task, output)]})
     return told
 
 
-def _entity(words: Words, entity: Scored, by_words: bool) -> dict[str, Any]:
+def _entity(words: Words, entity: Scored) -> dict[str, Any]:
     first, stop, kind, score = entity
     start, end = words.offsets[first][0], words.offsets[stop - 1][1]
     told = {"text": words.text[start:end], "label": kind, "start": start, "end": end}
-    return {**told, **({"first": first, "last": stop - 1} if by_words else {}), "score": round(score, DIGITS)}
+    return {**told, **({"first": first, "last": stop - 1} if words.given else {}), "score": round(score, DIGITS)}
 
 
 def _tagged(task: Any, words: Words, output: np.ndarray) -> dict[str, Any]:
