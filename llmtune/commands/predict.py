@@ -106,7 +106,7 @@ def wanted_columns(place: Any, config: Any, typed: set[str]) -> list[Wanted]:
     return [
         Wanted(role, set_now[role.name], True)
         if set_now[role.name] is not None and f"data.columns.{role.name}" in typed
-        else Wanted(role, known.get(role.name), set_now[role.name] is not None)
+        else Wanted(role, known.get(role.name), set_now[role.name] is not None and role.required and not role.unless)
         for role in roles
     ]
 

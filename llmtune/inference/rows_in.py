@@ -179,7 +179,7 @@ def _format_inside(source: Source, settings: DataSettings, wanted: Sequence[Want
     with contextlib.suppress(ValueError):
         if isinstance(json.loads(first), dict):
             return "jsonl"
-    keys = {str(column.key) for column in wanted}
+    keys = {str(column.key) for column in wanted if column.role.required}
     if len(keys) > 1:  # several texts a row can't be one text a line
         return "csv"
     is_header = any(keys <= {name.strip().strip('"') for name in first.split(mark)} for mark in ",\t;|")

@@ -36,7 +36,7 @@ ROLES = (
     replace(TEXT_PAIR, required=True, guesses=CANDIDATES, unless="choices"),
     replace(CHOICES, guesses=("choices", "candidates", "passages", "documents", "items"), unless="text_pair"),
     replace(LABEL, required=False, guesses=GRADES),
-    replace(GROUP, sparse=False),
+    replace(GROUP, known_before=False),
 )
 POOLINGS = ("auto", "mean", "first", "last")
 
