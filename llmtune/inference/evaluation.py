@@ -46,7 +46,7 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
         "rows": len(rows),
         "metric": task.metric,
         "remarks": _remarks(raw.report["splits"][split], predictor),
-        "scores": {"loss": loss, **task.score(predictions)},
+        "scores": {**loss.named, **task.score(predictions)},
         **task.judge(predictions, NUM_WORST),
         "seconds": round(time.perf_counter() - start, 3),
     }

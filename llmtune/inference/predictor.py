@@ -70,8 +70,8 @@ class Predictor:
         predictions, _ = self.run(rows, None)
         return [told for chunk in predictions.chunks() for told in self.task.decode(chunk)]
 
-    def run(self, rows: Any, targets: Sequence[Any] | None) -> tuple[Predictions, float]:
-        """What the model makes of a data set of raw rows, in their order; and the mean loss where there are targets.
+    def run(self, rows: Any, targets: Sequence[Any] | None) -> tuple[Predictions, LossSum]:
+        """What the model makes of a data set of raw rows, in their order; and the loss where there are targets.
 
         Args:
             targets: of all rows, as `task.read_labels` gives them; None: none are known. Where the encoder makes them,
@@ -94,7 +94,7 @@ class Predictor:
             part = predict(self.model, feed, self.machine, outcomes, task=self.task, first_row=start)
             assert part is not None  # nobody asks for a stop here
             loss.total, loss.count = loss.total + part.total, loss.count + part.count
-        return Predictions(rows, outcomes, made if has_made else targets), loss.mean
+        return Predictions(rows, outcomes, made if has_made else targets), loss
 
 
 def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, Any]:

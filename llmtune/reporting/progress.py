@@ -73,13 +73,14 @@ class PlainLines:
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
     score = "not defined" if record["score"] is None else f"{record['score']:.4f}"
+    loss = f", loss {record['loss']:.4f}" if "loss" in record else ""  # none where it is of a step, not of rows
     best = ""
     if record["best_step"] is not None:
         best = "  best so far" if record["best_step"] == record["step"] else (
             f"  best {record['best_score']:.4f} at step {record['best_step']}"
         )  # fmt: skip
     return (
-        f"step {record['step']}  validation: {record['metric']} {score}, loss {record['loss']:.4f} "
+        f"step {record['step']}  validation: {record['metric']} {score}{loss} "
         f"({duration(record['seconds'])}){best}" + _beside(record)
     )
 

@@ -82,6 +82,11 @@ class Embedding:
                   "rows", f"allowed: {', '.join(WITH)}", "type objective=[supervised]")
             for other in prospect.config.objective if other not in WITH
         ]  # fmt: skip
+        if self.metric == "loss" and prospect.task.pooled:
+            faults.append(
+                Fault("task.metric", "loss, which hangs on the rows that meet in a step", "auto, spearman, mrr_10, ...",
+                      "type task.metric=auto")
+            )  # fmt: skip
         if prospect.task.views != ("clean",) and not _drops(prospect):
             faults.append(
                 Fault("data", "texts alone are told apart by dropout, and the model has none", "",

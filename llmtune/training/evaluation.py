@@ -53,6 +53,11 @@ class LossSum:
     def mean(self) -> float:
         return self.total / self.count if self.count else float("nan")
 
+    @property
+    def named(self) -> dict[str, float]:
+        """As one of the scores; none where nothing was counted."""
+        return {"loss": self.mean} if self.count else {}
+
 
 def predict(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, outcomes: Outcomes, *, task: Any = None,
@@ -96,7 +101,8 @@ def _run(
         logits = task.run(model, batch)
     else:
         logits = (logits_of(model(**batch.views["clean"])) if forward is None else forward(batch)).float()
-    if task is not None and (batch.targets or hasattr(task, "run")):
+    of_rows = not getattr(task, "pooled", False)  # else it would hang on which rows meet in a batch
+    if task is not None and of_rows and (batch.targets or hasattr(task, "run")):
         own = task.loss(logits, batch.targets)
         loss.total, loss.count = loss.total + float(own.total), loss.count + float(own.count)
     if hasattr(task, "outputs"):
@@ -130,5 +136,5 @@ def evaluate(
     if loss is None:
         return None
     predictions = Predictions(feed.table.dataset, outcomes)
-    scores = {"loss": loss.mean, **task.score(predictions)}
+    scores = {**loss.named, **task.score(predictions)}
     return Evaluation(scores, predictions, time.perf_counter() - start, int(feed.table.lengths.sum()))

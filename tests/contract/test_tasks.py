@@ -72,8 +72,7 @@ def test_a_trained_model_opens_as_it_was_and_reads_rows_as_training_did(task: st
     targets = predictor.task.read_labels(raw, None, None).targets["test"]
     again, loss = predictor.run(raw.splits["test"], targets)
     scores = predictor.task.score(again)
-    assert loss == pytest.approx(result["test"]["loss"], rel=1e-4)
-    assert scores == pytest.approx({name: result["test"][name] for name in scores}, rel=1e-3, abs=1e-4)
+    assert {**loss.named, **scores} == pytest.approx(result["test"], rel=1e-3, abs=1e-4)
     _tells(predictor.task, again)
     # what is to be found out plays no part in a prediction
     known = {role.name for role in roles if role.known_before}
@@ -114,7 +113,8 @@ def test_scores_do_not_hang_on_how_rows_are_batched(task: str, tmp_path: Path) -
         done = evaluate(trainer.composite.model, trainer.validation, trainer.machine, trainer.task)
         found.append(done)
     whole, split = found
-    assert split.scores == pytest.approx(whole.scores, rel=1e-3, abs=1e-4)
+    # an area under a curve counts pairs: rounding turns a few round
+    assert split.scores == pytest.approx(whole.scores, rel=1e-3, abs=5e-3)
     for row in range(len(whole.predictions)):
         np.testing.assert_allclose(
             split.predictions.outcomes.get(row), whole.predictions.outcomes.get(row), rtol=1e-3, atol=1e-4
