@@ -72,6 +72,7 @@ def words_of(columns: Mapping[str, Sequence[Any]], row: int, reading: Reading) -
     tokens, text = (columns[name][row] if columns.get(name) is not None else None for name in ("tokens", "text"))
     if tokens is not None and (reading.by == "tokens" or text is None):
         return Words(*join_words(json.loads(tokens)), given=True)
+    assert text is not None  # a row has one of the two
     return Words(text, split_words(text, reading.joiners))
 
 
@@ -103,8 +104,10 @@ def tags_of(columns: Mapping[str, Sequence[Any]], row: int, numbered: Sequence[s
     return tags
 
 
-def gold_of(columns: Mapping[str, Sequence[Any]], row: int, words: Words, reading: Reading) -> Any:
+def gold_of(columns: Mapping[str, Sequence[Any]], row: int, words: Words | None, reading: Reading) -> Any:
     """What is to be found in a row: its entities in order, or its tags where they are plain.
+
+    words: those of the row; only places in a text are looked up in them.
 
     Raises:
         BadRow: tags or spans that are wrong, by what and where.
@@ -118,6 +121,7 @@ def gold_of(columns: Mapping[str, Sequence[Any]], row: int, words: Words, readin
         if wrong and not reading.repair:
             raise BadRow(wrong)
         return read_entities(tags, scheme)
+    assert words is not None
     return _from_spans(columns["spans"][row], words, reading)
 
 
@@ -158,12 +162,19 @@ def _read_span(span: Any) -> tuple[int, int, str, str | None]:
         label = label[0]
     if isinstance(label, (int, float)) and not isinstance(label, bool):
         label = str(label)
-    places = [value if isinstance(value, int) or not str(value).isdecimal() else int(value) for value in (start, end)]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in places):
+    begin, stop = _place(start), _place(end)
+    if begin is None or stop is None:
         raise BadRow(f"span {short(span)} has no numbers as start and end")
     if not isinstance(label, str) or not label.strip():
         raise BadRow(f"span {short(span)} has no label")
-    return places[0], places[1], label.strip(), text if isinstance(text, str) else None
+    return begin, stop, label.strip(), text if isinstance(text, str) else None
+
+
+def _place(value: Any) -> int | None:
+    """A number, also where it is written as a text; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _entity(start: int, end: int, label: str, said: str | None, words: Words, repair: bool) -> Entity:

@@ -25,6 +25,8 @@ class CrfTagger(OwnHead):
     Steps that the scheme does not allow have a fixed score far below all others, so what is decoded is never broken.
     """
 
+    illegal_PP: torch.Tensor
+
     def make_head(self, config: Any) -> None:
         tags = config.num_labels
         self.dropout = nn.Dropout(self.head_dropout)
