@@ -40,7 +40,7 @@ class SentenceEncoder(OwnHead):
         """`logits` (R, D): unit vectors in fp32 of `input_ids` (R, T), padded on the right."""
         hidden_RTD = self.backbone(**view).last_hidden_state
         vectors_RD = functional.normalize(pooled(hidden_RTD, view, self.pooling).float(), dim=-1)
-        return SequenceClassifierOutput(logits=vectors_RD)  # type: ignore[arg-type]
+        return SequenceClassifierOutput(logits=vectors_RD)
 
     def save_pretrained(self, folder: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """The backbone as transformers writes it, and what sentence-transformers asks for besides."""

@@ -229,15 +229,10 @@ class EmbeddingTask:
         return ("clean", "second") if self.problem_type == "texts" else ("clean",)
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
-        """Raises ConfigError where what is for labels is set."""
-        labels_only = {"label_smoothing": 0.0, "class_weights": "none", "focal_gamma": 0.0}
-        faults = [
-            Fault(f"train.{key}", f"set for task={self.settings.name}", "this is for rows with classes",
-                  f"type train.{key}={off}")
-            for key, off in labels_only.items() if getattr(options, key) != off
-        ]  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
+        """Raises ConfigError where what is for classes is set."""
+        from llmtune.task.class_options import refuse_class_options
+
+        refuse_class_options(self.settings.name, options)
 
     def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float:
         """Pairs; for triplets the rows that have a text that is unlike."""

@@ -209,14 +209,9 @@ class RankingTask:
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
         """Raises ConfigError where what is for classes is set."""
-        classes_only = {"label_smoothing": 0.0, "class_weights": "none", "focal_gamma": 0.0}
-        faults = [
-            Fault(f"train.{key}", f"set for task={self.settings.name}", "this is for rows with classes",
-                  f"type train.{key}={off}")
-            for key, off in classes_only.items() if getattr(options, key) != off
-        ]  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
+        from llmtune.task.class_options import refuse_class_options
+
+        refuse_class_options(self.settings.name, options)
 
     def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float:
         """Candidates; for softmax rows with something relevant. Each counts by its row's share."""
@@ -242,9 +237,9 @@ class RankingTask:
 
         from llmtune.task.ranking_loss import apart, shares
 
-        both = (logits_R1.float().squeeze(-1) for logits_R1 in (first_R1, second_R1))
+        first_R, second_R = first_R1.float().squeeze(-1), second_R1.float().squeeze(-1)
         shares_ = shares(self.settings.loss, targets)
-        total = (apart(self.settings.loss, *both, targets) * shares_).sum()
+        total = (apart(self.settings.loss, first_R, second_R, targets) * shares_).sum()
         return Loss(total, torch.tensor(float(shares_.sum()), device=total.device))
 
     # ---- results ----
