@@ -8,7 +8,7 @@ from llmtune.data.encode import EncodedSplits
 from llmtune.data.labels import Labelled
 from llmtune.data.rows import RawSplits
 
-SHOWN_LABELS, SHOWN_LINES = 12, 3
+SHOWN_LABELS, SHOWN_LINES, SHOWN_REASONS = 12, 3, 5
 UNKNOWN_SHARE = 0.05
 
 
@@ -69,11 +69,15 @@ def _origin(facts: dict[str, Any]) -> str:
 
 
 def _dropped(facts: dict[str, Any]) -> list[str]:
-    lines = []
-    for reason, entry in facts["dropped"].items():
+    lines, dropped = [], list(facts["dropped"].items())
+    for reason, entry in dropped[:SHOWN_REASONS]:
         shown = entry["lines"][:SHOWN_LINES]
         more = ", ..." if entry["count"] > len(shown) else ""
         lines.append(f"dropped {entry['count']:,}: {reason} ({', '.join(shown)}{more})")
+    rest = dropped[SHOWN_REASONS:]
+    if rest:
+        rows = sum(entry["count"] for _, entry in rest)
+        lines.append(f"dropped {rows:,} more for {len(rest):,} further reasons, which data_report.json tells")
     return lines
 
 

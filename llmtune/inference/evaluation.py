@@ -14,7 +14,7 @@ from llmtune.scoring.predictions import Predictions
 
 NUM_WORST = 100
 """errors kept in the report"""
-SHOWN_LINES = 5
+SHOWN_LINES, SHOWN_REASONS = 5, 5
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,15 @@ def _shown(given: str | list[str] | None, split: str) -> str:
 
 
 def _remarks(found: dict[str, Any], predictor: Predictor) -> list[str]:
+    dropped = list(found["dropped"].items())
     lines = [
         f"{entry['count']} row(s) dropped, {reason}: {', '.join(entry['lines'][:SHOWN_LINES])}"
-        for reason, entry in found["dropped"].items()
+        for reason, entry in dropped[:SHOWN_REASONS]
     ]
+    rest = dropped[SHOWN_REASONS:]
+    if rest:
+        rows = sum(entry["count"] for _, entry in rest)
+        lines.append(f"{rows} more row(s) dropped for {len(rest)} further reasons")
     if predictor.num_cut:
         lines.append(f"{predictor.num_cut} row(s) longer than {predictor.max_tokens} tokens were cut")
     return lines
