@@ -39,6 +39,7 @@ MIXTURES = {
     "+ l2_sp": ["objective=[supervised,l2_sp]"],
 }
 REST = {
+    "+ masked_lm at a tenth": ["objective=[supervised,masked_lm]", "objective.masked_lm.weight=0.1"],
     "+ pgd": ["objective=[supervised,pgd]"],
     "freelb": ["objective=[freelb]"],
     "+ smart": ["objective=[supervised,smart]"],
