@@ -18,7 +18,7 @@ from llmtune.core.types import Loss
 from llmtune.data.arrow_files import column_list
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import LABEL, NEGATIVE, TEXT, TEXT_PAIR
-from llmtune.task.embedding_rows import encode_texts, form_of, scores_of, targets_of, wrong_scores
+from llmtune.task.embedding_rows import encode_texts, facts_of, form_of, scores_of, targets_of, wrong_scores
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ ROLES = (
 LOSSES = ("in_batch", "triplet", "cosine", "order")
 OF_A_STEP = ("in_batch", "order")
 """losses that compare all rows of a step with each other"""
+HEADS_ALONE = ("head_only", "probe_then_tune", "tune_then_probe")
 POOLINGS = ("auto", "mean", "first", "last")
 WITH = ("supervised", "masked_lm", "causal_lm", "replay", "l2_sp", "mixout")
 """objectives that ask nothing of a row's own loss"""
@@ -87,6 +88,12 @@ class Embedding:
                 Fault("task.metric", "loss, which hangs on the rows that meet in a step", "auto, spearman, mrr_10, ...",
                       "type task.metric=auto")
             )  # fmt: skip
+        frozen = prospect.config.freeze_policy.name
+        if frozen in HEADS_ALONE and prospect.config.adapter.name == "none":
+            faults.append(
+                Fault("freeze_policy", f"{frozen} trains the head alone for a time, and a sentence encoder has none",
+                      "a policy that leaves layers to train", "type freeze_policy=none")
+            )  # fmt: skip
         if prospect.task.views != ("clean",) and not _drops(prospect):
             faults.append(
                 Fault("data", "texts alone are told apart by dropout, and the model has none", "",
@@ -108,14 +115,6 @@ def _drops(prospect: Prospect) -> bool:
         (part.p for part in prospect.network.modules() if isinstance(part, nn.Dropout)), default=0.0
     )  # fmt: skip
     return bool(own or getattr(prospect.config.adapter, "dropout", 0))
-
-
-def _facts(scores: Sequence[float]) -> dict[str, Any]:
-    """What the data report says of scores."""
-    if not scores:
-        return {}
-    mean = sum(scores) / len(scores)
-    return {"min": min(scores), "mean": mean, "max": max(scores), "distinct": len(set(scores))}
 
 
 class EmbeddingTask:
@@ -158,7 +157,7 @@ class EmbeddingTask:
                 raise DataError(Fault(f"data.{first}", alike, "scores must differ"))
             self.score_range = [low, high]
         targets = {split: targets_of(rows, scores[split], self.score_range) for split, rows in raw.splits.items()}
-        return Labelled(self.problem_type, None, targets, {split: _facts(scores[split]) for split in targets})
+        return Labelled(self.problem_type, None, targets, {split: facts_of(scores[split]) for split in targets})
 
     def _settle(self, form: str) -> None:
         """The metric for rows of this form, and what `predict` tells."""
@@ -287,6 +286,7 @@ class EmbeddingTask:
         return {"worst": worst(predictions, num_worst)}
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
+        """Plain texts: none is read together with another."""
         return list(columns["text"]), None
 
     def to_json(self) -> dict[str, Any]:

@@ -64,6 +64,14 @@ def scores_of(rows: Any) -> list[float]:
     return [float(json.loads(kept)) for kept in column_list(rows, "label")] if has(rows, "label") else []
 
 
+def facts_of(scores: Sequence[float]) -> dict[str, Any]:
+    """What the data report says of scores."""
+    if not scores:
+        return {}
+    mean = sum(scores) / len(scores)
+    return {"min": min(scores), "mean": mean, "max": max(scores), "distinct": len(set(scores))}
+
+
 def targets_of(rows: Any, scores: Sequence[float], score_range: Sequence[float] | None) -> list[list[int]]:
     """Of each row its score in millionths of the range, then a number for each of its texts, equal for equal texts."""
     low, high = score_range or (0.0, 1.0)

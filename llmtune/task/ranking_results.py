@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 def scores(predictions: Predictions) -> dict[str, float]:
     """Metrics by group: rows with several candidates are one each, others belong together by their group or text."""
-    groups, relevance, given = [], [], []
+    parts: list[tuple[np.ndarray, ...]] = []
     for chunk in predictions.chunks():
-        names = groups_of(chunk.columns)
-        for number, (target, output) in enumerate(zip(chunk.targets or (), chunk.outputs)):
-            alone = len(target) == 1
-            groups.append(np.full(len(target), text_number(names[number]) if alone else -1 - chunk.start - number))
-            relevance.append(np.array(target))
-            given.append(output.reshape(-1))
-    return ranking.score(np.concatenate(groups), np.concatenate(relevance), np.concatenate(given))
+        names, targets = groups_of(chunk.columns), chunk.targets or ()
+        sizes = [len(target) for target in targets]
+        own = [
+            text_number(names[number]) if size == 1 else -1 - chunk.start - number for number, size in enumerate(sizes)
+        ]
+        relevance_R = np.array([grade for target in targets for grade in target], dtype=np.int16)
+        given_R = np.concatenate([output.reshape(-1) for output in chunk.outputs])
+        parts.append((np.repeat(np.array(own, dtype=np.int64), sizes), relevance_R, given_R))
+    groups_R, relevance_R, given_R = (np.concatenate(some) for some in zip(*parts))
+    return ranking.score(groups_R, relevance_R, given_R)
 
 
 def decoded(chunk: Chunk, *, together: bool) -> list[dict[str, Any]]:
