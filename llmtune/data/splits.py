@@ -56,7 +56,10 @@ def is_number(text: str) -> bool:
 
 
 def strata(labels: Sequence[str | None], delimiter: str | None = None) -> npt.NDArray[np.int64]:
-    """A group for each row, from labels as JSON: the class; the rarest of several; a tenth of many numbers."""
+    """A group for each row, from labels as JSON: the class; the rarest of several; a tenth of many numbers.
+
+    All rows are one group where labels hardly repeat.
+    """
     split = {raw: _words(raw, delimiter) for raw in set(labels)}
     counts: Counter[str] = Counter()
     for raw, times in Counter(labels).items():
@@ -64,6 +67,8 @@ def strata(labels: Sequence[str | None], delimiter: str | None = None) -> npt.ND
     if len(counts) > MOST_CLASSES and all(len(words) == 1 and is_number(words[0]) for words in split.values()):
         values = np.array([float(split[raw][0]) for raw in labels])
         return np.searchsorted(np.quantile(values, np.arange(1, BINS) / BINS), values).astype(np.int64)
+    if len(counts) > MOST_CLASSES and 2 * len(counts) > len(labels):  # texts of choices: they are no classes
+        return np.zeros(len(labels), dtype=np.int64)
     ranks = {word: rank for rank, word in enumerate(sorted(counts, key=lambda word: (counts[word], word)), 1)}
     groups = {raw: min((ranks[word] for word in words), default=0) for raw, words in split.items()}
     return np.array([groups[raw] for raw in labels], dtype=np.int64)

@@ -81,7 +81,8 @@ def decoded(encoder: WindowEncoder, chunk: Any, limit: float) -> Iterator[dict[s
 
 
 def _read_out(context: str, offsets: list[tuple[int, int]], spans_K3: np.ndarray, limit: float) -> dict[str, Any]:
-    null, spans = float(spans_K3[0, 0]), []
+    null = float(spans_K3[0, 0])
+    spans: list[tuple[float, int, int]] = []
     for score, first, last in spans_K3[1:].tolist():
         start, end = _trimmed(context, offsets[int(first)][0], offsets[int(last)][1])
         if start < end and all((start, end) != span[1:] for span in spans):
