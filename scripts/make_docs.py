@@ -4,6 +4,7 @@
     python scripts/make_docs.py --check    only tell, by exit code 1, whether any is out of date
 
 A page marks the place: <!-- made from: group data --> ... <!-- end -->. What stands between is replaced.
+What was measured stands in docs/tasks/results.yaml.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import yaml
 
 from llmtune import cli
 from llmtune.config.locate import PRIMARY, conf_dir, config_file, groups, headline, option_files
+from llmtune.config.shelf import find_part
 from llmtune.config.yaml_keys import read_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = re.compile(r"(<!-- made from: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HIDDEN = ("defaults", "hydra")
+ANY_MODEL = "encoders, decoders and encoder-decoders: all that transformers has a classification head for"
 
 
 def main() -> int:
@@ -52,6 +55,81 @@ def made_anew(page: str) -> str:
         return f"{match[1]}{MAKERS[kind](*words).rstrip()}\n{match[3]}"
 
     return MADE.sub(part, page)
+
+
+def tasks() -> str:
+    """One line a shipped task: its kind, the data and model that it brings, the columns of a row, what is best."""
+    rows = []
+    for option, path in option_files("task", [conf_dir()]).items():
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        brought = {key.split("/")[-1]: value for default in content["defaults"] for key, value in default.items()}
+        settings = content["task"]
+        columns = columns_of(task_of(path, settings).roles)
+        rows.append((f"`{option}`", page_of(settings["kind"]), headline(path), columns, f"`{brought['data']}`",
+                     f"`{brought['model']}`", judged_by(path, settings)))  # fmt: skip
+    rows.sort(key=lambda row: row[1])
+    return table(("task", "kind", "what it is", "columns of a row", "built-in data", "on", "best by"), rows)
+
+
+def kinds() -> str:
+    """One line a kind of task: models that fit, and the formats that files may have besides tables."""
+    from llmtune.data.layouts import LAYOUTS
+
+    fits: dict[str, list[str]] = {}
+    formats: dict[str, str] = {}
+    for path in option_files("task", [conf_dir()]).values():
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["task"]
+        task, kind = task_of(path, settings), settings["kind"]
+        roles = {role.name for role in task.roles}
+        own = ["text folders"] if roles <= {"text", "text_pair", "label"} and "label" in roles else []
+        own += ["plain text, one a line"] if roles == {"text"} else []
+        formats[kind] = ", ".join([*own, *(f"`{name}`" for name, role in LAYOUTS.items() if role in roles)]) or "-"
+        said = getattr(task, "fits", ANY_MODEL).split("; type")[0]
+        fits.setdefault(kind, []).extend([] if said in fits.get(kind, ()) else [said])
+    head = ("kind", "models", "formats besides CSV, TSV, JSON, JSONL, Parquet")
+    return table(head, [(page_of(kind), "; ".join(fits[kind]), formats[kind]) for kind in sorted(fits)])
+
+
+def results(where: str) -> str:
+    """What docs/tasks/results.yaml says was measured: on `builtin` rows, or on `real` ones with the commands below."""
+    measured = yaml.safe_load((ROOT / "docs" / "tasks" / "results.yaml").read_text(encoding="utf-8"))
+    chosen = [one for one in measured if (one["data"] == "built-in") == (where == "builtin")]
+    names = ("task", "data", "model", "metric", "value", "seeds", "minutes", "note")
+    names = tuple(name for name in names if where == "real" or name != "data")
+    rows = [(str(number), *(str(one.get(name, "")) for name in names)) for number, one in enumerate(chosen, 1)]
+    commands = "\n".join(f"# {number}\n{one['command'].strip()}" for number, one in enumerate(chosen, 1))
+    return f"{table(('', *names), rows)}\n\n```bash\n{commands}\n```"
+
+
+def task_of(path: str, settings: dict[str, Any]) -> Any:
+    """The task that a file of conf/task describes, built."""
+    return find_part("task", settings["kind"], [], path).load()(**settings).build()
+
+
+def page_of(kind: str) -> str:
+    """A link to what is told of a kind, from docs/."""
+    own = ROOT / "docs" / "tasks" / f"{kind}.md"
+    return f"[{kind}](tasks/{kind}.md)" if own.exists() else f"[{kind}](config/task.md)"
+
+
+def columns_of(roles: Sequence[Any]) -> str:
+    """Columns as `data.columns` calls them; `a` or `b` where one does, in brackets what may be missing."""
+    told: list[str] = []
+    seen: set[str] = set()
+    for role in roles:
+        group = [role, *(one for one in roles if one.unless == role.name or one.name == role.unless)]
+        if role.name not in seen:
+            words = " or ".join(f"`{one.name}`" for one in group)
+            told.append(words if any(one.required for one in group) else f"[{words}]")
+        seen |= {one.name for one in group}
+    return ", ".join(told)
+
+
+def judged_by(path: str, settings: dict[str, Any]) -> str:
+    """The metric that decides what is best; of `auto` what its comment says."""
+    if settings.get("metric") != "auto":
+        return f"{settings['metric']}"
+    return read_keys(path)["task.metric"].meaning.rpartition("auto: ")[2]
 
 
 def help_of(word: str) -> str:
@@ -196,7 +274,7 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 MAKERS: dict[str, Callable[..., str]] = {
     "help": help_of, "words": words, "groups": group_list, "options": options_of, "keys": keys_of,
-    "settings": settings_of,
+    "settings": settings_of, "tasks": tasks, "kinds": kinds, "results": results,
 }  # fmt: skip
 
 if __name__ == "__main__":
