@@ -158,7 +158,7 @@ class SplitBuild:
             exact, near = splits.text_keys(*[values[i] or "" for i in texts])
             record.keys.append(exact)
             record.near.append(near)
-            record.labels.append(None if label is None else sys.intern(str(values[label])))
+            record.labels.append(None if label is None or values[label] is None else sys.intern(str(values[label])))
             yield [*values, shown, line]
 
     def _judge(self, split: str, record: SplitRecord) -> None:

@@ -35,8 +35,8 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
     task = trained_task(place, config.run.plugins)
     with naming_columns():
         raw = read_splits(data, roles_of(task, place.card["columns"]), only=[split], offline=config.offline)
-    rows = raw.splits[split]
     targets = task.read_labels(raw, data.label_names, data.label_delimiter).targets[split]
+    rows = raw.splits[split]  # with what the task put beside them
     predictor = Predictor(place, config, task)
     predictions, loss = predictor.run(rows, targets)
     report = {

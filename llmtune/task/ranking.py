@@ -36,7 +36,7 @@ ROLES = (
     replace(TEXT_PAIR, required=True, guesses=CANDIDATES, unless="choices"),
     replace(CHOICES, guesses=("choices", "candidates", "passages", "documents", "items"), unless="text_pair"),
     replace(LABEL, required=False, guesses=GRADES),
-    replace(GROUP, known_before=False),
+    replace(GROUP, known_before=False, sparse=True),
 )
 POOLINGS = ("auto", "mean", "first", "last")
 

@@ -78,8 +78,8 @@ def _of_choices(label: Any, choices: list[str]) -> list[int]:
 
 def groups_of(columns: Mapping[str, Sequence[Any]]) -> Sequence[str]:
     """What says which rows belong together: the group's name, else the text."""
-    named = columns.get("group")
-    return columns["text"] if named is None or named[0] is None else named
+    texts = columns["text"]
+    return [text if name is None else name for text, name in zip(texts, columns.get("group") or [None] * len(texts))]
 
 
 def encode_pairs(

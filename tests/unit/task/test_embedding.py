@@ -120,6 +120,19 @@ def test_texts_alone_are_seen_twice_with_other_dropout(tmp_path: Path) -> None:
     assert (near < 0.9999).all()
 
 
+def test_texts_alone_may_be_scored_by_pairs_with_scores(tmp_path: Path) -> None:
+    words = data(tmp_path, "scored")
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows_of("texts")))
+    prepared = prepared_of(*SMALL, *words, "model.dropout=0.1", "train.max_steps=2", "task.matryoshka=[8]")
+    assert (prepared.task.problem_type, prepared.task.metric) == ("texts", "spearman")
+    trainer = trainer_of(prepared, tmp_path / "run")
+    trainer.fit()
+    *_, last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+                  if '"spearman_dim8"' in line]  # fmt: skip
+    assert -1 <= last["spearman"] <= 1
+    assert last["loss"] > 0
+
+
 def test_stopped_and_resumed_equals_unstopped(tmp_path: Path) -> None:
     prepared = prepared_of(*SMALL, *data(tmp_path, "negatives"), "train.batch_rows=8", "train.micro_rows=4",
                            "train.max_steps=6", "train.save_every=2", "model.dropout=0.1")  # fmt: skip
