@@ -7,7 +7,6 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 
 WITHOUT_SPACES = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
@@ -38,7 +37,6 @@ def segments(text: str) -> list[str]:
     return WITHOUT_SPACES.sub(lambda found: f" {found[0]} ", kept).split()
 
 
-@lru_cache(maxsize=65536)
 def compared(prediction: str, gold: str) -> tuple[float, float]:
     """Exact match and F1, each from 0 to 1, of one answer against one gold answer; an empty text is "no answer".
 

@@ -5,6 +5,7 @@ Legend: N questions. Everything here is numpy.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,12 +24,12 @@ DEFAULT_METRIC = "f1"
 class AnswerScores:
     """Adds up questions one by one; 25 bytes are kept of each."""
 
-    exact: list[float] = field(default_factory=list)
-    f1: list[float] = field(default_factory=list)
+    exact: array[float] = field(default_factory=lambda: array("d"))
+    f1: array[float] = field(default_factory=lambda: array("d"))
     """of the best span, whatever the model thinks of "no answer" """
-    difference: list[float] = field(default_factory=list)
+    difference: array[float] = field(default_factory=lambda: array("d"))
     """score of "no answer" minus that of the best span"""
-    answerable: list[bool] = field(default_factory=list)
+    answerable: array[int] = field(default_factory=lambda: array("b"))
 
     def add(self, span_text: str, golds: list[str], difference: float) -> tuple[float, float]:
         """Count a question: the best span's text, the gold answers (none: unanswerable); its exact match and F1."""
@@ -36,7 +37,7 @@ class AnswerScores:
         self.exact.append(exact)
         self.f1.append(f1)
         self.difference.append(difference)
-        self.answerable.append(bool(golds))
+        self.answerable.append(int(bool(golds)))
         return exact, f1
 
     def scores(self, threshold: float) -> dict[str, float]:

@@ -32,8 +32,10 @@ class Counts:
 
     answerable: int = 0
     unanswerable: int = 0
-    repeated: list[str] = field(default_factory=list)
-    """where answers without a place stand that occur several times in their context"""
+    repeated: int = 0
+    """questions with answers without a place that occur several times in their context"""
+    repeated_lines: list[str] = field(default_factory=list)
+    """where the first of them stand"""
     longest: list[str] = field(default_factory=list)
     """the longest answers, by characters"""
 
@@ -43,10 +45,10 @@ class Counts:
     def warnings(self, split: str) -> list[str]:
         if not self.repeated:
             return []
-        shown = ", ".join(self.repeated[:SHOWN_LINES]) + (", ..." if len(self.repeated) > SHOWN_LINES else "")
+        shown = ", ".join(self.repeated_lines) + (", ..." if self.repeated > SHOWN_LINES else "")
         return [
-            f"{split}: {len(self.repeated)} answer(s) have no place and occur several times in their text; the first "
-            f"place is taken ({shown})"
+            f"{split}: answers to {self.repeated} question(s) have no place and stand several times in their text; the "
+            f"first place is taken ({shown})"
         ]
 
 
@@ -60,7 +62,8 @@ def count(rows: Any) -> Counts:
             found.answerable += bool(gold.places)
             found.unanswerable += not gold.places
             if gold.repeated:
-                found.repeated.append(f"{file}:{line}")
+                found.repeated += 1
+                found.repeated_lines += [f"{file}:{line}"] if found.repeated <= SHOWN_LINES else []
             longest.update(gold.texts)
         longest = set(heapq.nlargest(NUM_LONGEST, longest, key=lambda text: (len(text), text)))
     found.longest = sorted(longest)

@@ -39,12 +39,12 @@ def settle_form(rows: Any) -> str:
     Raises:
         DataError: they fit none; the faults are those of the form that fits the most rows.
     """
-    labels = {label for _, _, label in _labels(rows)}
-    possible = ["text"]
-    if all(label.isdecimal() for label in labels):
-        possible = ["from_0" if "0" in labels else "from_1", "text"]
-    elif all(len(label) == 1 and label.isascii() and label.isalpha() for label in labels):
-        possible = ["letter", "text"]
+    numbers = letters = True
+    zero = False
+    for _, _, label in _labels(rows):
+        numbers, zero = numbers and label.isdecimal(), zero or label == "0"
+        letters = letters and len(label) == 1 and label.isascii() and label.isalpha()
+    possible = ["from_0" if zero else "from_1", "text"] if numbers else ["letter", "text"] if letters else ["text"]
     fitting = {form: read(rows, form) for form in possible}
     best = min(fitting, key=lambda form: (fitting[form].num_misfits, FORMS.index(form)))
     refuse({"train": fitting[best]}, best)

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 
 from llmtune.config.settings import TokenizerSettings
-from llmtune.core.errors import ConfigError
+from llmtune.core.errors import ConfigError, DataError, ModelError
 from llmtune.data.answer_places import Place
+from llmtune.data.rows import RawSplits
 from llmtune.task.answer_results import decoded
 from llmtune.task.answer_spans import allowed, best_spans, span_divergences, span_losses
 from llmtune.task.answer_windows import NOT_SCORED, WindowEncoder, tokens_of
@@ -326,6 +328,45 @@ def test_threshold_and_state() -> None:
     fixed.unanswerable = True
     fixed.settle({"best_f1_threshold": 1.5})
     assert fixed.limit == -1.0
+
+
+def raw_of(*answers: Any) -> RawSplits:
+    rows = {"question": ["q"] * len(answers), "context": ["to be or not to be"] * len(answers),
+            "answers": list(map(json.dumps, answers)), "file": ["rows.jsonl"] * len(answers),
+            "line": list(range(1, len(answers) + 1))}  # fmt: skip
+    return RawSplits({"train": datasets.Dataset.from_dict(rows)}, {}, "x")
+
+
+def test_questions_are_counted_and_places_that_were_chosen_are_told() -> None:
+    task = task_of()
+    labelled = task.read_labels(raw_of("be", "or", [], "to", "not", "to be", "to"), None, None)
+    assert labelled.report["train"]["counts"] == {"answerable": 6, "unanswerable": 1}
+    assert labelled.warnings == [
+        "train: answers to 4 question(s) have no place and stand several times in their text; the first place is taken "
+        "(rows.jsonl:1, rows.jsonl:4, rows.jsonl:6, ...)"
+    ]
+    assert task.unanswerable
+    assert task.encoder(Fast()).stride_tokens == 64
+    assert task.answer_tokens == len("to be") + 2
+
+
+class Fast:
+    is_fast = True
+
+    def __call__(self, texts: list[str], **options: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [list(map(ord, text)) for text in texts]}
+
+
+def test_rows_that_teach_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="no question has an answer"):
+        task_of().read_labels(raw_of([], ""), None, None)
+    with pytest.raises(ConfigError, match="best_f1, but every question of train has an answer"):
+        task_of(metric="best_f1").read_labels(raw_of("or"), None, None)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    with pytest.raises(ModelError, match="a tokenizer of the fast kind"):
+        task_of().encoder(SimpleNamespace(is_fast=False))
 
 
 @pytest.mark.parametrize(
