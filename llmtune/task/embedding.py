@@ -150,11 +150,11 @@ class EmbeddingTask:
             self._refuse_loss(forms["train"], raw.splits["train"])
         self._settle(forms.get("validation", forms[first]))
         scores = {split: scores_of(rows) for split, rows in raw.splits.items()}
-        if self.score_range is None and scores[first]:
-            low, high = min(scores[first]), max(scores[first])
+        scored = next((split for split in scores if scores[split]), "")
+        if self.score_range is None and scored:
+            low, high = min(scores[scored]), max(scores[scored])
             if low == high:
-                alike = f"all {len(scores[first])} rows have the score {low:g}"
-                raise DataError(Fault(f"data.{first}", alike, "scores must differ"))
+                raise DataError(Fault(f"data.{scored}", f"every row has the score {low:g}", "scores must differ"))
             self.score_range = [low, high]
         targets = {split: targets_of(rows, scores[split], self.score_range) for split, rows in raw.splits.items()}
         return Labelled(self.problem_type, None, targets, {split: facts_of(scores[split]) for split in targets})
@@ -166,10 +166,11 @@ class EmbeddingTask:
         metric = self.settings.metric
         default = {"scored_pairs": "spearman", "pairs": "mrr_10", "texts": "uniformity"}[form]
         self.metric = default if metric == "auto" else metric
-        if self.metric not in METRICS:
+        allowed = [name for name in METRICS if name != "loss" or not self.pooled]  # that is of a step of train
+        if self.metric not in allowed:
             raise ConfigError(
                 Fault("task.metric", f"'{metric}' is no metric of task={self.settings.name}",
-                      f"allowed: auto, {', '.join(METRICS)}", did_you_mean(metric, METRICS))
+                      f"allowed: auto, {', '.join(allowed)}", did_you_mean(metric, allowed))
             )  # fmt: skip
         self.mode = METRICS[self.metric]
 

@@ -51,12 +51,7 @@ def num_items(loss: str, targets: Mapping[str, torch.Tensor]) -> float:
 
 
 def total_loss(loss: str, settings: Any, vectors_RD: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The loss named, as a sum over `num_items`, over the whole vectors and their prefixes.
-
-    Texts alone of which there is one view only (an evaluation draws no dropout) are compared with themselves.
-    """
-    if len(targets["side"]) == 2 * len(vectors_RD):
-        vectors_RD = torch.cat([vectors_RD, vectors_RD])
+    """The loss named, as a sum over `num_items`, over the whole vectors and their prefixes."""
     part = functools.partial(_of_vectors, loss, settings, targets)
     return similarity.over_prefixes(vectors_RD, settings.matryoshka, part)
 

@@ -130,7 +130,7 @@ def test_texts_alone_may_be_scored_by_pairs_with_scores(tmp_path: Path) -> None:
     *_, last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
                   if '"spearman_dim8"' in line]  # fmt: skip
     assert -1 <= last["spearman"] <= 1
-    assert last["loss"] > 0
+    assert "loss" not in last  # it hangs on which rows meet
 
 
 def test_stopped_and_resumed_equals_unstopped(tmp_path: Path) -> None:
@@ -184,6 +184,7 @@ def test_model_folder_is_the_backbone_with_the_files_of_sentence_transformers(tm
         ("pairs", {}, ["task.loss=cosine"], "the rows of train have no scores"),
         ("pairs", {}, ["task.loss=triplet"], "no row of train has a text that is unlike"),
         ("pairs", {}, ["task.metric=accuracy"], "'accuracy' is no metric of task=embedding"),
+        ("pairs", {}, ["task.metric=loss"], "'loss' is no metric of task=embedding"),
         ("pairs", {}, ["task.matryoshka=[16]"], "but the vectors have 16 numbers"),
         ("texts", {}, ["model.dropout=0"], "texts alone are told apart by dropout"),
         ("pairs", {}, ["objective=[supervised,r_drop]", "model.dropout=0.1"], "r_drop"),
