@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmtune.data.answer_places import Place, read_answers
 
@@ -16,8 +15,7 @@ NUMBERS = ("input_ids", "token_type_ids")
 NOT_SCORED = -100
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A row's tokens: what stands before the context, the context, and what stands after it; by model input."""
 
     before: dict[str, list[int]]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Loss
+from llmtune.data import choice_labels
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import CHOICES, LABEL, QUESTION, TEXT
 from llmtune.data.rows import RawSplits
-from llmtune.task import choice_labels
 
 if TYPE_CHECKING:
     import numpy as np

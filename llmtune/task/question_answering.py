@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError
 from llmtune.core.ranges import at_least, between, one_of
 from llmtune.core.types import Batch, Loss
+from llmtune.data.answer_counts import count_answers
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import ANSWERS, CONTEXT, QUESTION
 from llmtune.data.rows import RawSplits
@@ -92,7 +93,7 @@ class QuestionAnsweringTask:
             DataError: no question of train has an answer.
             ConfigError: the metric is about unanswerable questions, and there are none.
         """
-        counts = {split: answer_results.count(rows) for split, rows in raw.splits.items()}
+        counts = {split: count_answers(rows) for split, rows in raw.splits.items()}
         first = next(iter(counts))
         if self.unanswerable is None:
             found = counts[first]
