@@ -192,7 +192,7 @@ def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: 
 
 def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
     """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
-    added = [token for token in getattr(task, "new_tokens", ()) if token not in tokenizer.get_vocab()]
+    added = [token for token in getattr(task, "new_tokens", ()) if token not in tokenizer.all_special_tokens]
     tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
     return tokenizer
 

@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -29,8 +31,27 @@ Option = tuple[str, str]
 """group, name"""
 
 
+SMALL = (
+    "data.limit=40", "data.max_tokens=48", "data.max_truncated_share=1", "train.verify_model=off",
+    "hardware.device=cpu", "hardware.threads=1", "train.log_every=1", "optimizer.lr=0.003",
+)  # fmt: skip
+"""of tasks, which bring rows of their own"""
+
+
 def all_options() -> list[Option]:
-    return [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+    """Options of all groups, and a task of each kind."""
+    found = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+    return [*found, *(("task", name) for name in kinds().values())]
+
+
+def kinds() -> dict[str, str]:
+    """Kind of task -> the first of its tasks."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "conf" / "task").glob("*.yaml")):
+        kind = yaml.safe_load(path.read_text(encoding="utf-8"))["task"]
+        form = kind.get("form", "")  # language models of two kinds share a module
+        found.setdefault(f"{kind['kind']} {form}", path.stem)
+    return found
 
 
 def all_pairs() -> list[tuple[Option, Option]]:
@@ -39,8 +60,9 @@ def all_pairs() -> list[tuple[Option, Option]]:
     return [(a, b) for a, b in pairs if a[0] != b[0] or a[0] in ("objective", "augmentation")]
 
 
-def sample(size: int, seed: int) -> list[tuple[Option, Option]]:
-    return random.Random(seed).sample(all_pairs(), size)
+def sample(size: int, seed: int, *, of_tasks: bool) -> list[tuple[Option, Option]]:
+    pairs = [pair for pair in all_pairs() if any(group == "task" for group, _ in pair) == of_tasks]
+    return random.Random(seed).sample(pairs, size)
 
 
 def walk(pair: tuple[Option, Option], rows: list[str], folder: Path) -> dict:
@@ -52,7 +74,8 @@ def walk(pair: tuple[Option, Option], rows: list[str], folder: Path) -> dict:
     record = {"pair": [f"{group}={name}" for group, name in pair]}
     try:
         short = ("train.batch_rows=12", "train.max_steps=2", "train.eval_every=null")
-        prepared = prepared_of(*TINY, *rows, *words, *short)
+        brings_rows = any(group == "task" for group, _ in pair)
+        prepared = prepared_of(*(SMALL if brings_rows else (*TINY, *rows)), *words, *short)
         trainer = trainer_of(prepared, folder / "run")
         trainer.fit()
         weights = trainer.composite.parameters()
@@ -64,11 +87,13 @@ def walk(pair: tuple[Option, Option], rows: list[str], folder: Path) -> dict:
         return {**record, "outcome": "broke", "why": f"{type(error).__name__}: {error}"[:500]}
 
 
-def walk_all(out: Path, minutes: float) -> Iterator[dict]:
+def walk_all(out: Path, minutes: float, only_tasks: bool) -> Iterator[dict]:
     from tests.tiny import write_rows
 
     done = {tuple(record["pair"]) for record in read(out)}
     pairs = [pair for pair in all_pairs() if tuple(f"{group}={name}" for group, name in pair) not in done]
+    if only_tasks:
+        pairs = [pair for pair in pairs if any(group == "task" for group, _ in pair)]
     random.Random(0).shuffle(pairs)  # a walk that is cut short has seen something of everything
     end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as place:
@@ -110,11 +135,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop in good order after so long")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--tasks", action="store_true", help="only pairs of a task and another option")
     options = parser.parse_args()
     if options.table:
         print(table(read(options.out)))
     else:
-        for record in walk_all(options.out, options.minutes):
+        for record in walk_all(options.out, options.minutes, options.tasks):
             if record["outcome"] == "broke":
                 print(*record["pair"], record["why"], sep="  ", flush=True)
     records = read(options.out)

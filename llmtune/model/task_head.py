@@ -35,8 +35,19 @@ def task_head(network: Any, task: Any, *, seed: int | None) -> Any:
         raise ValueError(f"{type(model).__name__} has no backbone that could be shared")
     if type(getattr(model, prefix)) is not type(network.base_model):
         raise ValueError(f"{type(model).__name__} has another backbone than {type(network).__name__}")
+    if _reads_pooler(model) and getattr(network.base_model, "pooler", None) is None:
+        raise ValueError(
+            f"{type(model).__name__} reads a pooled state, and the backbone of {type(network).__name__} makes none; "
+            "pooling: mean reads the tokens"
+        )
     setattr(model, prefix, network.base_model)
     return model.float()
+
+
+def _reads_pooler(model: Any) -> bool:
+    """Does a head of transformers read what its backbone's pooler puts out? Heads of our own read tokens."""
+    own = type(model).__module__.startswith("llmtune.")
+    return not own and getattr(model.base_model, "pooler", None) is not None
 
 
 def head_weights(model: Any) -> dict[str, torch.Tensor]:

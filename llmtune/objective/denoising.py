@@ -56,6 +56,10 @@ class Denoising:
         where = f"objective.{self.name}"
         refuse_other_kinds(where, prospect, "sequence")
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
+        network = prospect.network
+        if network.base_model is network:
+            given = f"{type(network).__name__} has no backbone apart from its head"
+            raise ModelError(Fault(where, given, "tasks whose model has one", f"leave {self.name} out"))
         if not sentinels_of(prospect.tokenizer):
             model = f"{prospect.config.model.name} ({prospect.model_config.model_type})"
             given = f"the tokenizer of {model} has no <extra_id_0>"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FITS = {"masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)"}
 OTHER = {"masked": "causal_lm", "causal": "masked_lm"}
 WITHOUT_LABELS = (
-    "masked_lm", "causal_lm", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc", "mixout",
+    "masked_lm", "causal_lm", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc",
 )  # fmt: skip
 """objectives that ask for texts alone"""
 
