@@ -102,7 +102,8 @@ def test_recognised_by_few_signs(rows: list[list[str]], name: str) -> None:
         ("BILOU", "B-X I-X", "the row ends with 'I-X': in BILOU an entity ends with L-X"),
         (
             "IOB1", "O B-X",
-            "tag 'B-X' (word 2) after 'O': in IOB1 an entity begins with I-X, and with B-X only right after another one",
+            "tag 'B-X' (word 2) after 'O': in IOB1 an entity begins with I-X, and with B-X only right after "
+            "another one",
         ),
     ],
 )  # fmt: skip
@@ -117,7 +118,7 @@ def test_steps_that_may_be_are_those_without_a_fault(name: str) -> None:
     first, pairs, last = may_follow(names, scheme)
     places = range(len(names))
     for tags in itertools.product(places, repeat=3):
-        allowed = first[tags[0]] and last[tags[-1]] and all(pairs[one][two] for one, two in zip(tags, tags[1:]))
+        allowed = first[tags[0]] and last[tags[-1]] and all(pairs[one][two] for one, two in itertools.pairwise(tags))
         assert allowed == (fault_in([names[tag] for tag in tags], scheme) is None)
 
 

@@ -18,7 +18,9 @@ from llmtune.data.tagging_rows import Reading
 from llmtune.data.tagging_windows import cut_windows, owners
 from llmtune.model.tokenizers import train_tokenizer
 
-TEXTS = ["the bridge at Ostermoor stays shut", "Anna Grau met Bo in Bad Tölz.", "北京大学的王芳来了。", "a b c d e f g"] * 9
+TEXTS = [
+    "the bridge at Ostermoor stays shut", "Anna Grau met Bo in Bad Tölz.", "北京大学的王芳来了。", "a b c d e f g",
+] * 9  # fmt: skip
 BY_TOKENS = Reading("BIO", "", False, False)
 
 
@@ -34,7 +36,9 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return train_tokenizer(settings, TEXTS, AutoConfig.for_model(family))
 
 
-@pytest.mark.parametrize("words", [["Anna", "Grau", "met", "Bo", "."], ["北", "京", "大", "学"], ["the", "京", "Zwölfjährige"]])
+@pytest.mark.parametrize(
+    "words", [["Anna", "Grau", "met", "Bo", "."], ["北", "京", "大", "学"], ["the", "京", "Zwölfjährige"]]
+)
 def test_each_word_has_its_pieces_and_its_first_carries_the_tag(tokenizer: Any, words: list[str]) -> None:
     tags = ["B-X", "I-X"] + ["O"] * (len(words) - 2)
     columns = {"tokens": [json.dumps(words)], "tags": [json.dumps(tags)]}
@@ -72,7 +76,7 @@ def test_words_that_a_tokenizer_drops_have_a_piece_all_the_same(tokenizer: Any) 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_entity_is_lost_in_windows(tokenizer: Any, seed: int) -> None:
     rng = random.Random(seed)
-    words = rng.choices("the bridge at Ostermoor stays shut Anna met Bo 北 京".split(), k=rng.randint(45, 90))
+    words = rng.choices(["the", "bridge", "Ostermoor", "stays", "Anna", "Bo", "北", "京"], k=rng.randint(45, 90))
     entities, at = [], 0
     while at < len(words) - 3:
         end = at + rng.randint(1, 3)
@@ -82,7 +86,7 @@ def test_no_entity_is_lost_in_windows(tokenizer: Any, seed: int) -> None:
     columns = {"tokens": [json.dumps(words)], "tags": [json.dumps(tags)]}
     most = rng.randint(30, 40)
     encoded = encoder(tokenizer, overlap=rng.randint(0, 20))(columns, most)
-    ids, signs, target, cuts = (encoded[name][0] for name in ("input_ids", "words", "target", "cuts"))
+    ids, target, cuts = (encoded[name][0] for name in ("input_ids", "target", "cuts"))
     assert len(cuts) > 1
     assert max(cuts) <= most
     assert sum(cuts) == len(ids)

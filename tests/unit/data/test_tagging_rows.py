@@ -33,7 +33,7 @@ def gold(spans: Any, text: str = TEXT, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("text", "joiners", "words"),
     [
-        ("It's 3.5 km, U.S.-made!", "", ["It", "'", "s", "3", ".", "5", "km", ",", "U", ".", "S", ".", "-", "made", "!"]),
+        ("It's 3.5 km, U.S.!", "", ["It", "'", "s", "3", ".", "5", "km", ",", "U", ".", "S", ".", "!"]),
         ("It's 3.5 km.", "'.", ["It's", "3.5", "km", "."]),
         ("北京大学的Anna2号。", "", ["北", "京", "大", "学", "的", "Anna2", "号", "。"]),
         ("カタカナ, हिन्दी ok", "", ["カ", "タ", "カ", "ナ", ",", "हिन्दी", "ok"]),
@@ -77,8 +77,8 @@ def test_spans_as_files_have_them(span: Any) -> None:
         ([[4, 5, "L"]], "covers blanks only"),
         ([[0, 9, "P"], [5, 13, "Q"]], "P 'Anna Grau' and Q 'Grau met' overlap.*task.head=span task.nested=true"),
         ([[0, 9, "P"], [0, 9, "Q"]], "the words 'Anna Grau' are of two types"),
-        ([{"start": 0, "end": 8, "label": "P", "text": "Anna Grau"}], "said to be 'Anna Grau', but 'Anna Gra' stands there; "
-         "the end must be the character after the last"),
+        ([{"start": 0, "end": 8, "label": "P", "text": "Anna Grau"}], "said to be 'Anna Grau', but 'Anna Gra' "
+         "stands there; the end must be the character after the last"),
         ([{"start": 1, "end": 5, "label": "P", "text": "Anna"}], "said to be 'Anna', but 'nna ' stands there$"),
         ([{"start": 0, "label": "P"}], "has no numbers as start and end"),
         ([[0, 9, ""]], "has no label"),
@@ -107,8 +107,8 @@ def test_the_bad_rows_of_a_file_are_all_named(write: Any, read: Any) -> None:
     assert str(caught.value).splitlines() == [
         "a.conll:1: tag 'I-X' (word 2) after 'O': in BIO an entity begins with B-X",
         "a.conll:6: tag 'I-Y' (word 2) after 'B-X': in BIO an entity begins with B-Y",
-        "data.train: 2 of 3 rows have broken tags or spans; mend them (read as BIO; task.scheme names another), or type "
-        "task.broken=repair (as conlleval reads it)",
+        "data.train: 2 of 3 rows have broken tags or spans; mend them (read as BIO; task.scheme names another), or "
+        "type task.broken=repair (as conlleval reads it)",
     ]
     found = read_labels(task_of(broken="repair"), read, train="a.conll")
     assert found.report == {"train": {"counts": {"X": 3, "Y": 1}}}
@@ -117,11 +117,11 @@ def test_the_bad_rows_of_a_file_are_all_named(write: Any, read: Any) -> None:
 
 def test_lengths_types_and_emptiness(write: Any, read: Any) -> None:
     write("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}\n{"tokens": ["a"], "tags": ["B-X"]}\n')
-    with pytest.raises(DataError, match="a.jsonl:1: 2 words and 1 tags"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: 2 words and 1 tags"):
         read_labels(task_of(), read, train="a.jsonl")
     write("b.jsonl", '{"tokens": ["a"], "tags": ["B-X"]}\n')
     write("c.jsonl", '{"tokens": ["a"], "tags": ["B-Xx"]}\n')
-    with pytest.raises(DataError, match=r"data.validation: type 'Xx' is not in train \(1 time\(s\): c.jsonl:1\); known: X"):
+    with pytest.raises(DataError, match=r"data.validation: type 'Xx' is not in train \(1 time\(s\): c.jsonl:1\)"):
         read_labels(task_of(), read, train="b.jsonl", validation="c.jsonl")
     write("d.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n')
     with pytest.raises(DataError, match=r"data.train: .*the tag 'O'; something to learn"):
@@ -133,7 +133,7 @@ def test_lengths_types_and_emptiness(write: Any, read: Any) -> None:
 
 def test_a_file_without_both_is_told(write: Any, read: Any) -> None:
     write("a.jsonl", '{"text": "a b", "ner": "O O"}\n{"text": "c", "ner": "O"}\n')
-    with pytest.raises(DataError, match="tags|spans"):
+    with pytest.raises(DataError, match=r"tags|spans"):
         read_labels(task_of(), read, train="a.jsonl", tags=None, text="text")
 
 
@@ -168,12 +168,12 @@ def test_converted_and_kept(write: Any, read: Any) -> None:
 
 
 def test_settings_that_make_no_sense_together(write: Any, read: Any) -> None:
-    with pytest.raises(ValueError, match=r"nested: true, but a head 'crf' gives each word one tag; must be task.head=span"):
+    with pytest.raises(ValueError, match=r"nested: true, but a head 'crf' gives each word one tag"):
         task_of(nested=True, head="crf")
     write("a.conll", "a NN\nb VB\n\nc NN\n")
-    with pytest.raises(ConfigError, match="task.head: span, but these tags mark no entities"):
+    with pytest.raises(ConfigError, match=r"task\.head: span, but these tags mark no entities"):
         read_labels(task_of(head="span"), read, train="a.conll")
     with pytest.raises(ConfigError, match=r"'f1' is no metric of tags; allowed: accuracy"):
         read_labels(task_of(metric="f1"), read, train="a.conll")
-    with pytest.raises(ConfigError, match="data.label_delimiter"):
+    with pytest.raises(ConfigError, match=r"data\.label_delimiter"):
         task_of().read_labels(read(roles=ROLES, train="a.conll"), None, ",")

@@ -31,7 +31,8 @@ def test_entities_as_seqeval_scores_them(scheme: str) -> None:
         assert [found[f"{key}{ending}"] for key in ("precision", "recall", "f1")] == pytest.approx(wanted)
     by_type = precision_recall_fscore_support(rows, given, average=None)
     for place, row in enumerate(counts.table()):
-        assert [row["precision"], row["recall"], row["f1"], row["rows"]] == pytest.approx([each[place] for each in by_type])
+        found_here = [row["precision"], row["recall"], row["f1"], row["rows"]]
+        assert found_here == pytest.approx([each[place] for each in by_type])
     assert found["rows_right"] == np.mean([
         read_entities(gold, SCHEMES[scheme]) == read_entities(predicted, SCHEMES[scheme])
         for gold, predicted in zip(rows, given)

@@ -1,4 +1,4 @@
-"""Losses of the three heads: over windows as over the whole, counted by words, weighted by rows; spans there and back."""
+"""Losses of the three heads: over windows as over the whole, by words, weighted by rows; spans there and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def rows_of(rng: random.Random, num_rows: int = 3) -> tuple[list[list[int]], lis
     flat, cuts = [], []
     for _ in range(num_rows):
         num_words = rng.randint(2, 12)
-        windows = [(0, num_words)] if num_words < 6 else [(0, 5), (3, 8), (6, num_words)] if num_words > 8 else [(0, 5), (3, num_words)]
+        windows = [(0, num_words)]
+        if num_words >= 6:
+            windows = [(0, 5), (3, 8), (6, num_words)] if num_words > 8 else [(0, 5), (3, num_words)]
         signs: list[int] = []
         lengths = []
         pieces = [rng.randint(1, 2) for _ in range(num_words)]
@@ -85,7 +87,7 @@ def test_tags_by_themselves(rows: Any) -> None:
     logits_RTC = torch.randn(*targets["label"].shape, C)
     share_B = torch.tensor([1.0, 0.5, 2.0])
     wanted = sum(
-        share * F.cross_entropy(torch.stack([logits_RTC[place] for place in places]), torch.tensor(own), reduction="sum")
+        share * F.cross_entropy(torch.stack([logits_RTC[one] for one in places]), torch.tensor(own), reduction="sum")
         for share, places, own in zip(share_B, rows[2], tags)
     )
     torch.testing.assert_close(losses.tag_losses(logits_RTC, targets, share_B), wanted)
