@@ -14,7 +14,7 @@ from llmtune.scoring.answer_text import best_of
 
 METRICS = {
     "f1": "max", "em": "max", "best_f1": "max", "best_em": "max", "has_answer_f1": "max", "has_answer_em": "max",
-    "no_answer_accuracy": "max", "loss": "min",
+    "no_answer_accuracy": "max", "span_f1": "max", "span_em": "max", "loss": "min",
 }  # fmt: skip
 """metric -> the direction in which it is better; all but f1, em and loss need unanswerable questions"""
 DEFAULT_METRIC = "f1"
@@ -41,7 +41,8 @@ class AnswerScores:
         return exact, f1
 
     def scores(self, threshold: float) -> dict[str, float]:
-        """All metrics but `loss`, from 0 to 1.
+        """All metrics but `loss`, from 0 to 1. `span_f1` and `span_em` are of the answerable questions, their best
+        spans taken whatever the model thinks of "no answer".
 
         threshold: "no answer" is given where `difference` is above it; infinity: never.
         """
@@ -61,8 +62,10 @@ class AnswerScores:
             if answerable_N.any():
                 found["has_answer_f1"] = f1_at_N[answerable_N].mean()
                 found["has_answer_em"] = exact_at_N[answerable_N].mean()
-            if np.isfinite(threshold):
-                found["threshold"] = threshold
+        if np.isfinite(threshold):
+            found["threshold"] = threshold
+        if answerable_N.any() and (np.isfinite(threshold) or not answerable_N.all()):
+            found["span_f1"], found["span_em"] = f1_N[answerable_N].mean(), exact_N[answerable_N].mean()
         return {name: float(value) for name, value in found.items()}
 
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 LEAST_STRIDE = 64
-NEED_UNANSWERABLE = ("best_f1", "best_em", "has_answer_f1", "has_answer_em", "no_answer_accuracy")
+NEED_UNANSWERABLE = (
+    "best_f1", "best_em", "has_answer_f1", "has_answer_em", "no_answer_accuracy", "span_f1", "span_em",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,9 @@ def test_scores_without_unanswerable_questions() -> None:
     scores.add("Paris", ["Paris"], -5.0)
     scores.add("big cat", ["cat"], 3.0)
     assert scores.scores(float("inf")) == {"f1": pytest.approx((1 + 2 / 3) / 2), "em": 0.5}
+    # of a model that may say "no answer"
+    found = scores.scores(0.0)
+    assert found == {"f1": 0.5, "em": 0.5, "threshold": 0.0, "span_f1": pytest.approx(5 / 6), "span_em": 0.5}
 
 
 def test_scores_with_unanswerable_questions() -> None:
