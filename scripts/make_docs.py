@@ -94,8 +94,8 @@ def results(where: str) -> str:
     """What docs/tasks/results.yaml says was measured: on `builtin` rows, or on `real` ones with the commands below."""
     measured = yaml.safe_load((ROOT / "docs" / "tasks" / "results.yaml").read_text(encoding="utf-8"))
     chosen = [one for one in measured if (one["data"] == "built-in") == (where == "builtin")]
-    names = ("task", "data", "model", "metric", "value", "seeds", "minutes", "note")
-    names = tuple(name for name in names if where == "real" or name != "data")
+    known = ("task", "data", "model", "metric", "value", "seeds", "minutes", "note")
+    names = tuple(name for name in known if where == "real" or name != "data")
     rows = [(str(number), *(str(one.get(name, "")) for name in names)) for number, one in enumerate(chosen, 1)]
     commands = "\n".join(f"# {number}\n{one['command'].strip()}" for number, one in enumerate(chosen, 1))
     return f"{table(('', *names), rows)}\n\n```bash\n{commands}\n```"

@@ -141,7 +141,7 @@ def _windows(rows: Input) -> Iterator[list[InputRow]]:
     chars = 0
     for row in rows.rows():
         window.append(row)
-        chars += sum(map(len, row.texts.values())) if row.texts else 0
+        chars += sum(len(text or "") for text in row.texts.values()) if row.texts else 0
         if len(window) >= WINDOW_ROWS or chars >= WINDOW_CHARS:
             yield window
             window, chars = [], 0

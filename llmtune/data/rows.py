@@ -22,6 +22,7 @@ from llmtune.data import (
     cache,
     columns,
     dialect,
+    entity_pairs,
     hub,
     layouts,
     sources,
@@ -47,8 +48,8 @@ READ_SETTINGS = (
     *("validation_share", "test_share", "split_seed", "limit", "on_bad_row", "max_bad_rows"),
 )
 READERS = (
-    answer_places, arrow_files, columns, dialect, hub, layouts, roles_module, seeds, sources, split_build, splits, tables,
-    text_encoding, values,
+    answer_places, arrow_files, columns, dialect, entity_pairs, hub, layouts, roles_module, seeds, sources, split_build,
+    splits, tables, text_encoding, values,
 )  # fmt: skip
 """modules whose code decides what an entry of the cache holds"""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.entity_pairs import check_marks
+from llmtune.data.entity_pairs import check_marks, unmarked
 from llmtune.data.sources import Source
 from llmtune.data.tables import Line, Table
 from llmtune.data.text_encoding import find_encoding, open_text, reading
@@ -38,7 +38,7 @@ def looks_like(lines: list[str]) -> bool:
 
 
 def read_table(source: Source, settings: DataSettings) -> Table:
-    """Rows of text (with its marks), label and id, `line` being that of the sentence; comments are left out.
+    """Rows of text (without marks), head, tail, label and id, `line` being that of the sentence; comments are left out.
 
     A record whose marks are not right, or without a label where others have one, is a bad row. Files without labels,
     as they are given out for a test, have none.
@@ -60,7 +60,7 @@ def read_table(source: Source, settings: DataSettings) -> Table:
     if not first:
         raise DataError(Fault(source.shown, "holds no records", "a numbered sentence, its relation on the next line"))
     labelled = any(len(_said(record)) > 1 for record in first)
-    names = ["text", "label", "id"] if labelled else ["text", "id"]
+    names = ["text", "head", "tail", *(["label"] if labelled else []), "id"]
     sample = [row for _, _, row, _ in itertools.islice(rows(labelled), SAMPLE_ROWS) if row is not None]
     found = {"encoding": encoding.said}
     return Table(source.shown, names, len(names), lambda: rows(labelled), sample, found, fixed=True)
@@ -101,4 +101,5 @@ def _row(shown: str, record: list[tuple[int, str]], labelled: bool) -> Line:
         check_marks(text)
     except BadValue as bad:
         return shown, number, None, str(bad)
-    return shown, number, {"text": text, **({"label": said[1]} if labelled else {}), "id": match[1]}, None
+    plain, entities = unmarked(text)
+    return shown, number, {"text": plain, **entities, **({"label": said[1]} if labelled else {}), "id": match[1]}, None

@@ -18,6 +18,7 @@ from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.columns import resolve
 from llmtune.data.dialect import find_dialect
+from llmtune.data.layouts import layout_of
 from llmtune.data.roles import Role
 from llmtune.data.sources import Source, find_sources, format_of
 from llmtune.data.tables import Table, open_table
@@ -103,12 +104,12 @@ def open_input(
     """
     source = _stdin(spool, settings, wanted, lines) if path in (None, "-") else _source(str(path), settings.format)
     keys = {column.role.name: column.key for column in wanted}
-    if lines or (source.format == "text" and _one_column(source, settings)):
+    roles = [role.name for role in getattr(task, "roles", ())]
+    if lines or (source.format == "text" and not layout_of(source, settings, roles) and _one_column(source, settings)):
         table = _lines(source, settings, [column.role for column in wanted])
     else:
         named = dataclasses.replace(settings.columns, **keys)
         known = {name for column in wanted for name in column.role.guesses} | {"id", "idx", "index"}
-        roles = [role.name for role in getattr(task, "roles", ())]
         table = open_table(source, dataclasses.replace(settings, columns=named), known, roles)
         keys = {column.role.name: _key(table, column) for column in wanted}
         if table.names is None and table.width == 1 and len(keys) == 1:

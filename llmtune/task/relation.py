@@ -58,7 +58,7 @@ class Relation:
 class RelationTask:
     """Marks, windows and the scores of relations; labels, losses and decoding are those of classification."""
 
-    roles = (replace(TEXT, unless="tokens"), TOKENS, HEAD, TAIL, LABEL)
+    roles = (replace(TEXT, unless="tokens"), TOKENS, replace(HEAD, sparse=True), replace(TAIL, sparse=True), LABEL)
     fits = "encoders and decoders fit (BERT, RoBERTa, GPT-2, ...)"
     new_tokens = MARKS
     check_row = staticmethod(check_pair)
@@ -108,6 +108,11 @@ class RelationTask:
     def encoder(self, tokenizer: Any) -> Callable[[Mapping[str, list[Any]], int | None], dict[str, list[Any]]]:
         """`encode(columns, max_tokens)` of texts with their marks; a long one is cut around the entities."""
         ids = tokenizer.convert_tokens_to_ids(list(MARKS))
+        if len({*ids, tokenizer.unk_token_id}) <= len(ids):
+            raise ConfigError(
+                Fault("task", "relation beside another task: the tokenizer does not know the marks of entities", "",
+                      "type task=relation, and the other task beside it")
+            )  # fmt: skip
         self._mark_ids = ids
         frame = special_frame(tokenizer, ids)
 
@@ -177,9 +182,10 @@ class RelationTask:
         return [label, probability, decoded["head"]["text"], decoded["tail"]["text"], *others]
 
     def judge(self, predictions: Predictions, num_worst: int) -> dict[str, Any]:
+        """As of classification; texts of errors have their marks."""
         from llmtune.task.error_analysis import judged
 
-        return judged(self.classes, predictions, num_worst)
+        return judged(self.classes, _Marked(predictions), num_worst)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         return {**self.classes.to_json(), "other": self.other, "mark_ids": self._mark_ids}
@@ -188,6 +194,18 @@ class RelationTask:
         """Undo `to_json`."""
         self.classes.restore(plain)
         self.other, self._mark_ids = plain["other"], plain["mark_ids"]
+
+
+class _Marked:
+    """Predictions whose rows have their marks in the text."""
+
+    def __init__(self, predictions: Predictions):
+        self.chunks = predictions.chunks
+        self._some = predictions.some
+
+    def some(self, rows: Sequence[int]) -> Chunk:
+        chunk = self._some(rows)
+        return replace(chunk, columns={**chunk.columns, "text": _texts(chunk.columns)})
 
 
 def _texts(columns: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmtune.core.errors import DataError
+from llmtune.data.entity_pairs import with_marks
 from llmtune.data.semeval import looks_like, read_table
 from llmtune.data.sources import Source
 from tests.tiny import config_of
@@ -24,10 +26,15 @@ def table_of(folder: Path, text: str):
     return read_table(Source("text", "records.txt", file), config_of("task=relation").data)
 
 
+def place(entity: dict[str, Any]) -> tuple[int, int]:
+    return entity["start"], entity["end"]
+
+
 def test_records_become_rows_and_comments_are_left_out(tmp_path: Path) -> None:
     table = table_of(tmp_path, GOOD)
-    assert table.names == ["text", "label", "id"]
-    rows = [(line, row["text"], row["label"], row["id"]) for _, line, row, _ in table.rows()]
+    assert table.names == ["text", "head", "tail", "label", "id"]
+    rows = [(line, with_marks(row["text"], place(row["head"]), place(row["tail"])), row["label"], row["id"])
+            for _, line, row, _ in table.rows()]  # fmt: skip
     assert rows == [
         (1, "The <e1>storm</e1> caused a <e2>flood</e2>.", "Cause-Effect(e1,e2)", "1"),
         (5, 'A <e1>child</e1> in a <e2>"cradle"</e2>.', "Other", "2"),
@@ -37,7 +44,7 @@ def test_records_become_rows_and_comments_are_left_out(tmp_path: Path) -> None:
 
 def test_a_file_without_relations_has_none(tmp_path: Path) -> None:
     table = table_of(tmp_path, '8\t"a <e1>b</e1> <e2>c</e2>"\n9\t"a <e1>d</e1> <e2>e</e2>"\n\n')
-    assert table.names == ["text", "id"]
+    assert table.names == ["text", "head", "tail", "id"]
     assert [row["id"] for _, _, row, _ in table.rows()] == ["8", "9"]
 
 

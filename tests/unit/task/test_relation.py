@@ -89,6 +89,31 @@ def test_a_run_is_proven_predicts_and_evaluates(rows: list[str], tmp_path: Path,
     assert "f1_macro_official" in capsys.readouterr().out
 
 
+def test_a_model_of_semeval_files_evaluates_and_predicts_from_them_and_from_marked_texts(tmp_path: Path) -> None:
+    lines = [f'{n}\t"the <e1>smith</e1> made a <e2>thing {n}</e2>"\n{("Other", "made by(e2,e1)")[n % 2]}\nComment:\n'
+             for n in range(30)]  # fmt: skip
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    run, out = tmp_path / "run", tmp_path / "out.jsonl"
+    files = [f"data.{name}={tmp_path / name}.txt" for name in ("train", "test")]
+    assert cli.main(["train", *WORDS, *files, f"run.dir={run}"]) == 0
+    assert cli.main(["evaluate", str(run)]) == 0
+    report = json.loads((run / "evaluations" / "evaluation-test.json").read_text())
+    assert report["rows"] == 30
+    assert report["worst"][0]["text"].startswith("the <e1>smith</e1> made a <e2>thing")
+    assert cli.main(["predict", str(run), str(tmp_path / "test.txt"), "-o", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [str(n) for n in range(30)]
+    (tmp_path / "more.csv").write_text("text\na <e1>hat</e1> by a <e2>smith</e2>\n")
+    assert cli.main(["predict", str(run), str(tmp_path / "more.csv"), "-o", str(out)]) == 0
+    assert json.loads(out.read_text())["head"] == {"text": "hat", "start": 2, "end": 5}
+    named = {"text": "a hat by a smith", "head": "hat", "tail": [11, 16]}
+    rows = [named, {"text": "a <e1>b</e1> <e2>c</e2>", "head": None}]
+    (tmp_path / "more.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert cli.main(["predict", str(run), str(tmp_path / "more.jsonl"), "-o", str(out)]) == 0
+    assert [json.loads(line)["predicted_tail"]["text"] for line in out.read_text().splitlines()] == ["smith", "c"]
+
+
 def test_wrong_rows_are_told_by_file_and_line(rows: list[str], tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "a <e1>b</e1> c", "label": "x"}\n{"text": "<e1>b</e1> <e2>c</e2>", "label": "y"}\n')
