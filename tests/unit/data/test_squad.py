@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,29 @@ def test_built_in_rows_are_right() -> None:
     assert 0.2 < impossible / total < 0.35
     assert any("谁" in question for question, _ in seen)
     assert any("Wie" in question for question, _ in seen)
+
+
+SHARED = Path(os.environ.get("LLMTUNE_DATA", "/nowhere"))
+FILES = {
+    "squad2_slice/train.json": (2439, 1319, 0),
+    "squad2_slice/dev.json": (1126, 561, 0),
+    "xquad/xquad.en.json": (1190, 0, 0),
+    "xquad/xquad.zh.json": (1190, 0, 0),
+    "cmrc2018/cmrc2018_trial.json": (1002, 0, 5),
+    "cmrc2018/cmrc2018_dev_head250.json": (879, 0, 69),
+}
+"""questions, those without an answer, those with an answer that does not stand at its place"""
+
+
+@pytest.mark.skipif("LLMTUNE_DATA" not in os.environ, reason="LLMTUNE_DATA does not name the shared data")
+@pytest.mark.parametrize("name", FILES)
+def test_shared_files(read, name: str) -> None:
+    questions, unanswerable, misplaced = FILES[name]
+    raw = read(ROLES, train=str(SHARED / name), on_bad_row="drop")
+    facts = raw.report["splits"]["train"]
+    assert facts["rows_read"] == questions
+    assert sum(entry["count"] for reason, entry in facts["dropped"].items() if "does not stand" in reason) == misplaced
+    rows = raw.splits["train"]
+    golds = [read_answers(stored, context) for stored, context in zip(rows["answers"][:], rows["context"][:])]
+    assert sum(not gold.places for gold in golds) == unanswerable
+    assert not any(gold.found for gold in golds)
