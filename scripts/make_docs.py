@@ -96,9 +96,15 @@ def results(where: str) -> str:
     chosen = [one for one in measured if (one["data"] == "built-in") == (where == "builtin")]
     known = ("task", "data", "model", "metric", "value", "seeds", "minutes", "note")
     names = tuple(name for name in known if where == "real" or name != "data")
-    rows = [(str(number), *(str(one.get(name, "")) for name in names)) for number, one in enumerate(chosen, 1)]
+    rows = [(str(number), *(measured_as(name, one.get(name, "")) for name in names))
+            for number, one in enumerate(chosen, 1)]  # fmt: skip
     commands = "\n".join(f"# {number}\n{one['command'].strip()}" for number, one in enumerate(chosen, 1))
     return f"{table(('', *names), rows)}\n\n```bash\n{commands}\n```"
+
+
+def measured_as(name: str, value: Any) -> str:
+    """A cell of the table of results; scores with three decimals."""
+    return f"{value:.3f}" if name == "value" and isinstance(value, float) else str(value)
 
 
 def task_of(path: str, settings: dict[str, Any]) -> Any:
