@@ -11,6 +11,7 @@ from typing import Any
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.arrow_files import column_list
 from llmtune.data.labels import SHOWN
+from llmtune.data.sequences import encode_sequences
 from llmtune.data.splits import is_number
 
 MILLION = 10**6
@@ -93,18 +94,8 @@ def text_number(text: str) -> int:
 def encode_texts(tokenizer: Any, columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
     """Each row's text, its partner and its negatives as sequences of their own."""
     rows = [_texts(*values) for values in zip(*(_column(columns, name) for name in ("text", "text_pair", "negative")))]
-    encoded = tokenizer(
-        [text for row in rows for text in row], truncation=max_tokens is not None, max_length=max_tokens,
-        padding=False, verbose=False, return_attention_mask=False,
-    )  # fmt: skip
-    made: dict[str, list[Any]] = {key: [] for key in ("input_ids", "token_type_ids") if key in encoded}
-    cuts, at = [], 0
-    for row in rows:
-        for key, values in made.items():
-            values.append([token for ids in encoded[key][at : at + len(row)] for token in ids])
-        cuts.append([len(ids) for ids in encoded["input_ids"][at : at + len(row)]])
-        at += len(row)
-    return made if columns.keys() == {"text"} else {**made, "cuts": cuts}
+    made = encode_sequences(tokenizer, rows, None, max_tokens)
+    return {key: made[key] for key in made if key != "cuts"} if columns.keys() == {"text"} else made
 
 
 def _column(columns: Mapping[str, list[Any]], name: str) -> list[Any]:

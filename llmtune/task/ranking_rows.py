@@ -9,6 +9,7 @@ from typing import Any
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.arrow_files import column_list
 from llmtune.data.labels import SHOWN
+from llmtune.data.sequences import encode_sequences
 
 DRAWN = "drawn"
 """column of the numbers of candidates that were drawn for a row: JSON"""
@@ -99,16 +100,5 @@ def encode_pairs(
         else:
             more = json.loads(drawn[number]) if drawn is not None else []
             rows.append([columns["text_pair"][number], *(candidates[place] for place in more)])
-    encoded = tokenizer(
-        [text for text, some in zip(texts, rows) for _ in some], [one for some in rows for one in some],
-        truncation="longest_first" if max_tokens else False, max_length=max_tokens, padding=False, verbose=False,
-        return_attention_mask=False,
-    )  # fmt: skip
-    made: dict[str, list[Any]] = {key: [] for key in ("input_ids", "token_type_ids") if key in encoded}
-    cuts, at = [], 0
-    for row in rows:
-        for key, values in made.items():
-            values.append([token for ids in encoded[key][at : at + len(row)] for token in ids])
-        cuts.append([len(ids) for ids in encoded["input_ids"][at : at + len(row)]])
-        at += len(row)
-    return made if listed is None and drawn is None else {**made, "cuts": cuts}
+    made = encode_sequences(tokenizer, [[text] * len(some) for text, some in zip(texts, rows)], rows, max_tokens)
+    return {key: made[key] for key in made if key != "cuts"} if listed is None and drawn is None else made
