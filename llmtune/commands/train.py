@@ -89,7 +89,8 @@ def _open(run: RunDir | None, prepared: Any, plain: dict[str, Any], typed: list[
 def _columns(prepared: Any) -> list[str]:
     """Columns of the training file that a file to predict needs too."""
     found = prepared.report["splits"]["train"]["found"][0]["columns"]
-    return [str(column) for role, column in found.items() if role != "label"]
+    known = {role.name for role in prepared.task.roles if role.known_before}
+    return [str(column) for role, column in found.items() if role in known]
 
 
 def run_training(prepared: Any, run: RunDir, console: Console, stop: StopRequest) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Mixup:
         config, num_layers = prospect.config, prospect.layers.num_layers
         faults = []
         if "cuts" in prospect.splits["train"].column_names:
-            faults.append(Fault("objective.mixup", f"mixes two texts, and the rows of task={config.task.name} are "
-                                "several sequences each", "tasks of one sequence a row", "leave mixup out"))  # fmt: skip
+            faults.append(Fault("objective.mixup", f"mixes two texts, the rows of task={config.task.name} are several "
+                                "sequences each", "tasks of one sequence a row", "leave mixup out"))  # fmt: skip
         if getattr(prospect.model_config, "is_encoder_decoder", False):
             faults.append(Fault("objective.mixup", f"{config.model.name} is an encoder-decoder: its decoder would "
                                 "still read one row alone", "an encoder or a decoder", "leave mixup out"))  # fmt: skip

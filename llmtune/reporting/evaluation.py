@@ -47,6 +47,8 @@ def _parts(report: Mapping[str, Any]) -> list[RenderableType]:
         labels = report["confusion"]["labels"]
         few = len(labels) <= MOST_CLASSES
         parts.append(_matrix(labels, report["confusion"]["counts"]) if few else _pairs(report["most_confused"]))
+    elif "most_confused" in report:
+        parts.append(_pairs(report["most_confused"]))
     parts += [_any_table(table) for table in report.get("tables", ())]
     if "residuals" in report:
         facts = report["residuals"]

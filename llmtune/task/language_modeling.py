@@ -115,15 +115,9 @@ class LanguageModelingTask(PlainText):
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
         """Raises ConfigError where what is for labels is set."""
-        labels_only = {"label_smoothing": 0.0, "class_weights": "none", "focal_gamma": 0.0}
-        faults = [
-            Fault(f"train.{key}", f"set for task={self.settings.name}", "this is for rows with labels",
-                  f"type train.{key}={off}")
-            for key, off in labels_only.items()
-            if getattr(options, key) != off
-        ]  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
+        from llmtune.task.class_options import refuse_class_options
+
+        refuse_class_options(self.settings.name, options)
 
     def run(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each row the loss of its words as a sum, their number, and the bytes that they are: (B, 3)."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Loss
 from llmtune.data import choice_labels
@@ -133,15 +132,9 @@ class MultipleChoiceTask:
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
         """Settle label smoothing. Raises ConfigError where what is for classes is set."""
-        off = {"class_weights": "none", "focal_gamma": 0.0}
-        faults = [
-            Fault(f"train.{key}", f"set for task={self.settings.name}", "this is for rows with classes",
-                  f"type train.{key}={value:g}" if isinstance(value, float) else f"type train.{key}={value}")
-            for key, value in off.items()
-            if getattr(options, key) != value
-        ]  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
+        from llmtune.task.class_options import refuse_class_options
+
+        refuse_class_options(self.settings.name, options, but=["label_smoothing"])
         self.label_smoothing = options.label_smoothing
 
     def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float:

@@ -176,15 +176,9 @@ class QuestionAnsweringTask:
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
         """Raises ConfigError where what is for classes is set."""
-        off = {"label_smoothing": 0.0, "class_weights": "none", "focal_gamma": 0.0}
-        faults = [
-            Fault(f"train.{key}", f"set for task={self.settings.name}", "this is for rows with classes",
-                  f"type train.{key}={value:g}" if isinstance(value, float) else f"type train.{key}={value}")
-            for key, value in off.items()
-            if getattr(options, key) != value
-        ]  # fmt: skip
-        if faults:
-            raise ConfigError(*faults)
+        from llmtune.task.class_options import refuse_class_options
+
+        refuse_class_options(self.settings.name, options)
 
     def count(self, targets: Mapping[str, torch.Tensor], share_B: torch.Tensor | None = None) -> float:
         """Places that the loss is a sum over: a start and an end for each window that is scored."""
