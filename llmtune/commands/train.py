@@ -89,7 +89,7 @@ def _open(run: RunDir | None, prepared: Any, plain: dict[str, Any], typed: list[
 def _columns(prepared: Any) -> list[str]:
     """Columns of the training file that a file to predict needs too."""
     found = prepared.report["splits"]["train"]["found"][0]["columns"]
-    known = {role.name for role in prepared.task.roles if role.known_before}
+    known = {role.name for role in prepared.task.roles if role.known_before and not role.sparse}
     return [str(column) for role, column in found.items() if role in known]
 
 
