@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from llmtune.scoring import breakdown as b
-from llmtune.scoring import classification as c
+from llmtune.scoring import classification
 from llmtune.scoring.classification import confusion_matrix
 
 NAMES = ["a", "b", "c"]
@@ -84,11 +84,11 @@ def test_residuals_tell_the_direction():
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_scores_of_blocks_are_those_that_sklearn_gives_for_all_rows_at_once(classes, monkeypatch):
-    monkeypatch.setattr(c, "CURVE_NUMBERS", 450)  # so that classes take several passes
+    monkeypatch.setattr(classification, "CURVE_NUMBERS", 450)  # so that classes take several passes
     rng = np.random.default_rng(classes)
     targets, raw = rng.integers(0, classes, 201), rng.normal(size=(201, classes))
-    found, given = c.score("single_label", blocks(raw, targets, 17)), raw.argmax(1)
-    chances = c.probabilities("single_label", raw)
+    found, given = classification.score("single_label", blocks(raw, targets, 17)), raw.argmax(1)
+    chances = classification.probabilities("single_label", raw)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(targets, given))
     assert found["f1_macro"] == pytest.approx(metrics.f1_score(targets, given, average="macro"))
     assert found["recall_macro"] == pytest.approx(metrics.recall_score(targets, given, average="macro"))
@@ -103,7 +103,8 @@ def test_scores_of_blocks_are_those_that_sklearn_gives_for_all_rows_at_once(clas
 def test_scores_of_several_labels_in_blocks_are_those_of_sklearn():
     rng = np.random.default_rng(0)
     truth, raw = rng.integers(0, 2, (90, 4)).astype(float), rng.normal(size=(90, 4))
-    found, given = c.score("multi_label", blocks(raw, truth, 8)), (c.probabilities("multi_label", raw) >= 0.5)
+    found = classification.score("multi_label", blocks(raw, truth, 8))
+    given = classification.probabilities("multi_label", raw) >= 0.5
     for name in ("micro", "macro", "samples"):
         assert found[f"f1_{name}"] == pytest.approx(metrics.f1_score(truth, given, average=name, zero_division=0))
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, given))
