@@ -63,12 +63,7 @@ class Ranking:
                 at_least(field, value, 0)
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ModelError: a pooled head has no place on two stacks; ConfigError: no two rows fit into one."""
-        if "mixup" in prospect.config.objective and "cuts" in prospect.splits["train"].column_names:
-            raise ConfigError(
-                Fault("objective", f"mixup mixes two texts, the rows of task={self.name} are several each", "",
-                      "type objective=[supervised]")
-            )  # fmt: skip
+        """Raises ModelError: a pooled head has no place on two stacks."""
         if self.pooling != "auto" and prospect.model_config.is_encoder_decoder:
             given = f"{self.pooling}, but {prospect.config.model.name} ({prospect.model_config.model_type}) is an "
             raise ModelError(

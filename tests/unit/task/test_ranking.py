@@ -216,7 +216,7 @@ def test_what_predict_tells() -> None:
         (chosen(), {}, ["task.negatives=0"], "every row of train is relevant: nothing stands against it"),
         (chosen(), {}, ["task.metric=accuracy"], "'accuracy' is no metric of task=recommend"),
         (chosen(), {}, ["task.negatives=some"], "negatives"),
-        (chosen(), {}, ["objective=[supervised,mixup]"], "mixup mixes two texts"),
+        (chosen(), {}, ["objective=[supervised,mixup]"], "mixes two texts, the rows of task=recommend"),
         (graded(), {}, ["train.class_weights=balanced"], "class_weights"),
         ([{"query": "one", "price": 3}] * 4, {}, [], "text_pair"),
     ],
