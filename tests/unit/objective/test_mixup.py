@@ -112,7 +112,9 @@ def prospect_of(**train: Any) -> Any:
     prospect = parts_of(network_of("bert"), task_of())
     prospect.model_config = prospect.network.config
     prospect.config.model.name = "x"
+    prospect.config.task = SimpleNamespace(name="y")
     prospect.config.train = SimpleNamespace(**{"gradient_checkpointing": False, **train})
+    prospect.splits = {"train": SimpleNamespace(column_names=["input_ids", "length"])}
     return prospect
 
 
