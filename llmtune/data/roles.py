@@ -23,6 +23,8 @@ class Role:
     """does `predict` have it too? not what is to be found out"""
     unless: str | None = None
     """another role that does in the place of this one"""
+    binds: bool = False
+    """do rows with the same value go into the same split, where splits are taken from train? the last such role counts"""
     sparse: bool = False
     """may a row be without it? (nothing, an empty text, an empty list: None)"""
 

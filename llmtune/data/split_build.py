@@ -54,10 +54,12 @@ def collect(jobs: dict[str, Callable[[], Any]]) -> dict[str, Any]:
 
 @dataclass
 class SplitRecord:
-    """What is remembered of each row of a split that was read: 16 bytes of its text, and its label."""
+    """What is remembered of each row of a split that was read: 24 bytes of its texts, and its label."""
 
     keys: array[int] = field(default_factory=lambda: array("Q"))
     near: array[int] = field(default_factory=lambda: array("Q"))
+    bound: array[int] = field(default_factory=lambda: array("Q"))
+    """of rows that belong together equal, and elsewhere as `near`"""
     labels: list[str | None] = field(default_factory=list)
     read: int = 0
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class SplitBuild:
         given = {role.name for role in self.roles if role.known_before}
         texts = [i for i, role in enumerate(used) if role in given]
         label = used.index("label") if "label" in used else None
+        binding = [used.index(role.name) for role in self.roles if role.binds and role.name in used][-1:] or texts
         checks = [ROW_CHECKS[role.name] for role in self.roles if role.name in ROW_CHECKS]
         for shown, line, row, reason in table.rows():
             record.read += 1
@@ -158,6 +161,7 @@ class SplitBuild:
             exact, near = splits.text_keys(*[values[i] or "" for i in texts])
             record.keys.append(exact)
             record.near.append(near)
+            record.bound.append(near if binding is texts else splits.text_keys(values[binding[0]] or "")[1])
             record.labels.append(None if label is None or values[label] is None else sys.intern(str(values[label])))
             yield [*values, shown, line]
 
@@ -208,7 +212,7 @@ class SplitBuild:
         places = {split: (split, np.arange(len(record.keys)), groups[split]) for split, record in read.items()}
         shares = {split: share for split, share in shares_of(self.settings).items() if share > 0}
         if "train" in read and shares:
-            keys = np.array(read["train"].near, dtype=np.uint64)
+            keys = np.array(read["train"].bound, dtype=np.uint64)
             parts = splits.part_rows(keys, groups["train"], shares, self.settings.split_seed)
             empty = [split for split, rows in parts.items() if not len(rows)]
             if empty:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError
@@ -67,7 +67,7 @@ class QuestionAnswering:
 class QuestionAnsweringTask:
     """Rows are questions, each in one or several windows; what is kept of each are its best spans."""
 
-    roles = (QUESTION, CONTEXT, ANSWERS)
+    roles = (QUESTION, replace(CONTEXT, binds=True), ANSWERS)
     problem_type = "question_answering"
     labels = None
     num_outputs = 2

@@ -32,11 +32,11 @@ TEXTS = ("text", "query", "question", "profile", "user_profile", "search")
 CANDIDATES = ("text_pair", "passage", "document", "candidate", "item", "product", "description", "answer")
 GRADES = ("label", "relevance", "relevant", "grade", "score", "clicked", "click", "rating", "target")
 ROLES = (
-    replace(TEXT, guesses=TEXTS),
+    replace(TEXT, guesses=TEXTS, binds=True),
     replace(TEXT_PAIR, required=True, guesses=CANDIDATES, unless="choices"),
     replace(CHOICES, guesses=("choices", "candidates", "passages", "documents", "items"), unless="text_pair"),
     replace(LABEL, required=False, guesses=GRADES),
-    replace(GROUP, known_before=False, sparse=True),
+    replace(GROUP, known_before=False, sparse=True, binds=True),
 )
 POOLINGS = ("auto", "mean", "first", "last")
 

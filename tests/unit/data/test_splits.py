@@ -50,6 +50,29 @@ def test_repeated_texts_stay_on_one_side(write, read):
     assert len(raw.splits["validation"]) == 80
 
 
+@pytest.mark.parametrize(("task", "columns", "whole"), [
+    ("rerank", "query,passage,label", "text"), ("rerank", "query,passage,label,query_id", "group"),
+    ("qa", "question,context,answers", "context"),
+])  # fmt: skip
+def test_rows_that_belong_together_are_not_parted(task, columns, whole, write, settings):
+    from llmtune.data.rows import read_splits
+    from llmtune.task.question_answering import QuestionAnsweringTask
+    from llmtune.task.ranking import RankingTask
+
+    roles = {"rerank": RankingTask, "qa": QuestionAnsweringTask}[task].roles
+    lines = [
+        f"what {i // 8}?,passage {i} of text,{i % 2},q{i // 8}" if task == "rerank" else
+        f"what {i}?,context {i // 8} of words,words" for i in range(240)
+    ]  # fmt: skip
+    lines = [",".join(line.split(",")[: columns.count(",") + 1]) for line in lines]
+    file = write("a.csv", "\n".join([columns, *lines]) + "\n")
+    raw = read_splits(settings(train=file, validation_share=0.2, test_share=0.2), roles)
+    parts = [set(rows[whole]) for rows in raw.splits.values()]
+    assert len(parts) == 3
+    assert not any(one & two for i, one in enumerate(parts) for two in parts[:i])
+    assert all(len(rows) == 8 * len(part) for rows, part in zip(raw.splits.values(), parts))
+
+
 def test_a_class_with_one_row_stays_in_train(write, read):
     content = "text,label\nonly one,rare\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20))
     for seed in range(5):
