@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -123,11 +124,11 @@ def test_predict_gives_the_trained_logits(
     texts = ["bright and warm", "a dull film with no heart " * 3]
     model = trainer.composite.model.eval()
     place = find_model(str(tmp_path / "run" / "model"))
-    found = Predictor(place, settings_of(place, [])).logits({"text": texts})
+    found = Predictor(place, settings_of(place, [])).run(datasets.Dataset.from_dict({"text": texts}), None)[0].outcomes
     with torch.inference_mode():
         for row, text in enumerate(texts):
             inputs = prepared.tokenizer(text, return_tensors="pt")
-            assert torch.allclose(model(**inputs).logits[0], torch.tensor(found[row]), atol=1e-5)
+            assert torch.allclose(model(**inputs).logits[0], torch.tensor(found.get(row)), atol=1e-5)
 
 
 def test_an_adapter_alone_is_small_and_holds_the_head(rows: list[str], models: dict[str, str], tmp_path: Path) -> None:
