@@ -33,8 +33,8 @@ def looks_like(lines: list[str]) -> bool:
 def read_table(source: Source, settings: DataSettings) -> Table:
     """Rows of question, context, answers, id, title, is_impossible; `line` is that of the question.
 
-    A row whose answer does not stand at its offset is a bad one, its line that of the answer. The text of the file is
-    held in memory, its articles are decoded one by one.
+    A row whose answer does not stand at its offset comes with what is wrong, its line that of the answer; who asks for
+    no answers can read it all the same. The text of the file is held in memory, its articles are decoded one by one.
 
     Raises:
         DataError: the file is no JSON, or holds no questions.
@@ -92,14 +92,22 @@ class _Reader:
         answers = asked.get("answers")
         if answers is None:  # rows to predict
             return self.shown, line, row, None
-        if row["is_impossible"] and answers:
-            return self.shown, line, None, f"question {name}: is_impossible, but it has answers"
+        place, why = self._fault(str(context), answers, bool(row["is_impossible"]), lines)
+        said = None if why is None else f"question {name}: {why}"
+        return self.shown, place or line, {**row, "answers": answers}, said
+
+    def _fault(
+        self, context: str, answers: Any, is_impossible: bool, lines: dict[tuple[int, str], int]
+    ) -> tuple[int | None, str | None]:
+        """Line and reason of the first answer that can't be one."""
         for answer in answers if isinstance(answers, list) else [answers]:
+            line = lines.get((id(answer), "answer_start"))
             try:
-                read_answers(json.dumps(answer), str(context))
+                if read_answers(json.dumps(answer), context).places and is_impossible:
+                    return None, "is_impossible, but it has answers"
             except BadValue as bad:
-                return self.shown, lines.get((id(answer), "answer_start"), line), None, f"question {name}: {bad}"
-        return self.shown, line, {**row, "answers": answers}, None
+                return line, str(bad)
+        return None, None
 
     def _line(self, place: int) -> int:
         return bisect.bisect_right(self.starts, place)

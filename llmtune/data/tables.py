@@ -23,7 +23,8 @@ from llmtune.data.text_encoding import Encoding, find_encoding, open_bytes, open
 SAMPLE_ROWS = 200
 CHUNK_CHARS = 1 << 20
 Line = tuple[str, int, Any, "str | None"]
-"""file as shown, line from 1, the row (a list of fields or a dict), or None and what is wrong with it"""
+"""file as shown, line from 1, the row (a list of fields or a dict), or None and what is wrong with it; a row and
+what is wrong: only its gold is"""
 
 
 class Spelled(str):

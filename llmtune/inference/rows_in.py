@@ -59,7 +59,8 @@ class Input:
         """Every row of the input, those that can't be read included."""
         for shown, line, row, reason in self.table.rows():
             texts: dict[str, str] | None = None
-            if reason is None:
+            if row is not None:  # gold that is wrong, if there is any, is not looked at
+                reason = None
                 try:
                     texts = {role: self.converters[role](column.get(row)) for role, column in self.chosen.items()}
                     if self.check is not None:

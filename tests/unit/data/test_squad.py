@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from llmtune.data.answer_places import read_answers
 from llmtune.data.roles import ANSWERS, CONTEXT, QUESTION
 from llmtune.data.squad import looks_like
 from llmtune.data.values import BadValue
+from llmtune.inference.rows_in import Wanted, open_input
 
 ROLES = (QUESTION, CONTEXT, ANSWERS)
 CONTEXT_TEXT = 'Ada lives in Ashford. Ashford lies on the river "Arle".'
@@ -89,6 +91,21 @@ def test_rows_with_answers_out_of_place_are_dropped_and_counted(read, write) -> 
     ((reason, entry),) = facts["dropped"].items()
     assert "question q2" in reason
     assert entry == {"count": 1, "lines": ["wrong.json:1"]}
+
+
+def test_rows_to_predict_are_read_whatever_their_answers(write, settings, tmp_path) -> None:
+    wrong = squad(asked(1, ("Ashford", 20)), asked(2, ("Oslo", 1), is_impossible=True), {"id": "x", "answers": []})
+    name = write("wrong.json", json.dumps(wrong))
+    wanted = [Wanted(role, role.name, False) for role in (QUESTION, CONTEXT)]
+    found = list(open_input(name, settings(), wanted, spool=tmp_path, task=SimpleNamespace(roles=ROLES)).rows())
+    assert [row.texts and row.texts["question"] for row in found] == ["Question 1?", "Question 2?", None]
+    assert [row.reason for row in found] == [None, None, "a question without 'question'"]
+
+
+def test_empty_texts_are_no_answers_of_an_impossible_question(read, write) -> None:
+    empty = squad(asked(1, ("Ashford", 13)), asked(2, ("", 0), is_impossible=True))
+    rows = read(ROLES, train=write("empty.json", json.dumps(empty))).splits["train"]
+    assert [bool(read_answers(stored, CONTEXT_TEXT).places) for stored in rows["answers"][:]] == [True, False]
 
 
 @pytest.mark.parametrize(
