@@ -30,10 +30,12 @@ class TokenTable:
         self._pads = {"input_ids": pad_id, "token_type_ids": 0}
         self._flat = {name: _flat_lists(dataset, name) for name in model_inputs if name in dataset.column_names}
         self._cuts = _flat_lists(dataset, "cuts") if "cuts" in dataset.column_names else None
+        self.costs = self.lengths if self._cuts is None else _padded_lengths(*self._cuts)
+        """tokens of each row with the padding that its own sequences need"""
         self._facts = {name: _flat_lists(dataset, name) for name in _fact_names(dataset)}
         self.keep: Callable[[Rows], Any] | None = None
         """where the prefix cache keeps rows, while there is one"""
-        self.targets = dataset.with_format(None)["target"][:] if "target" in dataset.column_names else None
+        self._targets = _targets(dataset)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,8 +65,8 @@ class TokenTable:
     def batch(self, rows: Rows, collate_targets: TargetCollator | None, *, weight: float = 1.0) -> Batch:
         view, cuts = self.inputs(rows), self.cuts(rows)
         targets = {}
-        if collate_targets is not None and self.targets is not None:
-            targets = collate_targets([self.targets[int(row)] for row in rows], cuts)
+        if collate_targets is not None and self._targets is not None:
+            targets = collate_targets([self._targets(int(row)) for row in rows], cuts)
         return Batch(
             row_ids=[int(row) for row in rows],
             views={"clean": view},
@@ -99,7 +101,7 @@ class TrainFeed:
         """Micro-batches of `step`, equally many on all ranks; a stand-in of weight 0 where there is no row left."""
         rows = self.order.rows_at(step)
         micros = split_step(
-            rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
+            rows, self.table.costs, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
         )[self.rank]
         return [
             self._batch(micro, step) if len(micro) else self._batch(rows[-1:], step, weight=0.0) for micro in micros
@@ -123,10 +125,10 @@ class TrainFeed:
 
     def worst(self) -> Batch:
         """The largest micro-batch that can come: the longest rows together."""
-        longest = np.argsort(-self.table.lengths, kind="stable")
+        longest = np.argsort(-self.table.costs, kind="stable")
         step_rows = longest[: int(max(1, len(longest) / self.order.steps_per_epoch))]
         micros = split_step(
-            step_rows, self.table.lengths, world=self.world, micro_rows=self.micro_rows,
+            step_rows, self.table.costs, world=self.world, micro_rows=self.micro_rows,
             micro_tokens=self.micro_tokens,
         )[0]  # fmt: skip
         return self._batch(micros[0], step=0)
@@ -174,15 +176,15 @@ class EvaluationFeed:
 
     def __iter__(self) -> Iterator[Batch | None]:
         """This rank's batches; None where other ranks have one more, so that all take the same number of turns."""
-        batches = evaluation_batches(self.table.lengths, max_tokens=self.max_tokens)
+        batches = evaluation_batches(self.table.costs, max_tokens=self.max_tokens)
         for turn in range(0, len(batches), self.world):
             mine = turn + self.rank
             yield self.table.batch(batches[mine], self.collate_targets) if mine < len(batches) else None
 
     def worst(self) -> Batch | None:
         """The largest batch, without targets; None where there are no rows."""
-        batches = evaluation_batches(self.table.lengths, max_tokens=self.max_tokens)
-        largest = max(batches, key=lambda rows: len(rows) * self.table.lengths[rows[0]], default=None)
+        batches = evaluation_batches(self.table.costs, max_tokens=self.max_tokens)
+        largest = max(batches, key=lambda rows: len(rows) * self.table.costs[rows[0]], default=None)
         return None if largest is None else self.table.batch(largest, None)
 
 
@@ -205,10 +207,29 @@ def _fact_names(dataset: Any) -> list[str]:
     ]  # fmt: skip
 
 
+def _padded_lengths(cuts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Sequences of each row times the longest of them."""
+    # one more, so that a row without any may stand last
+    longest = np.maximum.reduceat(np.append(cuts, 0), starts[:-1]) if len(starts) > 1 else np.zeros(0)
+    return longest.astype(np.int64) * np.diff(starts)
+
+
 def _part(flat: tuple[np.ndarray, np.ndarray], row: Any) -> np.ndarray:
     """The list of a row, out of all lists end to end and where each begins."""
     values, starts = flat
     return values[starts[row] : starts[row + 1]]
+
+
+def _targets(dataset: Any) -> Callable[[int], Any] | None:
+    """The target of a row; lists, which may be as long as rows, are kept as one array."""
+    import pyarrow
+
+    if "target" not in dataset.column_names:
+        return None
+    if pyarrow.types.is_list(dataset.data.table.schema.field("target").type):
+        flat = _flat_lists(dataset, "target")
+        return lambda row: _part(flat, row).tolist()
+    return dataset.with_format(None)["target"][:].__getitem__
 
 
 def _flat_lists(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ def predict(
                 if machine.add_up([float(should_stop())])[0]:
                     return None
                 if batch is not None:
-                    arrays = _run(model, batch, machine, task, forward, loss)
+                    arrays = _run(model, batch.to(machine.device), task, forward, loss, feed.max_tokens)
                     mine.append(([first_row + row for row in batch.row_ids], arrays))
                 if turn % TURNS == TURNS - 1 or machine.world == 1:
                     _share(mine, machine, outcomes)
@@ -93,14 +93,14 @@ def predict(
 
 
 def _run(
-    model: nn.Module, batch: Batch, machine: Machine, task: Any, forward: Forward | None, loss: LossSum
+    model: nn.Module, batch: Batch, task: Any, forward: Forward | None, loss: LossSum, max_tokens: int
 ) -> list[np.ndarray]:
     """What is kept of each row of a batch, whose loss is added."""
-    batch = batch.to(machine.device)
     if hasattr(task, "run"):  # of so many words that their logits are added up at once
         logits = task.run(model, batch)
     else:
-        logits = (logits_of(model(**batch.views["clean"])) if forward is None else forward(batch)).float()
+        several = len(batch.views["clean"]["input_ids"]) > len(batch.row_ids)
+        logits = (_in_passes(model, batch, max_tokens) if forward is None or several else forward(batch)).float()
     of_rows = not getattr(task, "pooled", False)  # else it would hang on which rows meet in a batch
     if task is not None and of_rows and (batch.targets or hasattr(task, "run")):
         own = task.loss(logits, batch.targets)
@@ -108,6 +108,17 @@ def _run(
     if hasattr(task, "outputs"):
         return task.outputs(logits, batch)
     return by_row(logits, batch)
+
+
+def _in_passes(model: nn.Module, batch: Batch, max_tokens: int) -> torch.Tensor:
+    """Logits of a batch's sequences, in as many passes as `max_tokens` asks for: a book is one row of many windows."""
+    view = batch.views["clean"]
+    num_sequences, width = view["input_ids"].shape
+    each = max(1, max_tokens // width) if num_sequences > len(batch.row_ids) else num_sequences
+    return torch.cat([
+        logits_of(model(**{name: values[start : start + each] for name, values in view.items()}))
+        for start in range(0, num_sequences, each)
+    ])  # fmt: skip
 
 
 def by_row(logits: torch.Tensor, batch: Batch) -> list[np.ndarray]:
