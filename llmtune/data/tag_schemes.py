@@ -74,6 +74,8 @@ SCHEMES = {
 """IOB1 writes B only between two entities of one type that touch; TYPES is IO without a letter (PER PER O)"""
 PLAIN = "plain"
 """tags that mark no entities, such as parts of speech"""
+FEW = 0.1
+"""a share of tags below which they are taken for mistakes"""
 
 
 @dataclass
@@ -98,20 +100,32 @@ class Survey:
             before = kind
 
     def scheme(self) -> str:
-        """The scheme that fits: a name of SCHEMES, or PLAIN."""
-        found = [TAG.fullmatch(tag) for tag in self.tags if tag != OUTSIDE]
-        if not found or not all(found):
-            return "TYPES" if found and OUTSIDE in self.tags else PLAIN
-        letters = {match[1] for match in found if match}
-        if "M" in letters:
+        """The scheme that fits most tags: a name of SCHEMES, or PLAIN. A few odd ones don't change it: they are faults."""
+        inside = {tag: count for tag, count in self.tags.items() if tag != OUTSIDE}
+        letters: Counter[str] = Counter()
+        typed = 0
+        for tag, count in inside.items():
+            found = TAG.fullmatch(tag)
+            if found:
+                letters[found[1]] += count
+                typed += count if found[2] else 0
+        total = sum(inside.values())
+        if not letters or (letters.total() * 2 <= total and typed < FEW * total):
+            return "TYPES" if inside and OUTSIDE in self.tags else PLAIN
+        if letters.total() * 2 <= total and OUTSIDE not in self.tags:
+            return PLAIN
+        return self._scheme_of(letters)
+
+    def _scheme_of(self, letters: Counter[str]) -> str:
+        if letters["M"] > letters["I"]:
             return "BMES"
-        if letters & {"L", "U"}:
-            return "BILOU"
-        if letters & {"E", "S"}:
-            return "BIOES"
-        if letters == {"I"}:
+        ends = letters["E"] + letters["S"], letters["L"] + letters["U"]
+        # where ends have letters, each B has its E or L
+        if sum(ends) and 2 * sum(ends) >= (letters["B"] or letters["I"]):
+            return "BIOES" if ends[0] >= ends[1] else "BILOU"
+        if not letters["B"]:
             return "IO"
-        return "IOB1" if self.starts_inside and not self.begins_apart else "BIO"
+        return "IOB1" if self.starts_inside * FEW > self.begins_apart else "BIO"
 
 
 def recognise(rows: Iterable[Sequence[str]]) -> str:

@@ -104,7 +104,7 @@ def judge(raw: RawSplits, reading: Reading) -> dict[str, Judged]:
 def _way_out(reading: Reading) -> str:
     read = "as conlleval reads it" if reading.by == "tokens" else "whole words, the longest of what overlaps"
     scheme = f" (read as {reading.scheme}; task.scheme names another)" if reading.by == "tokens" else ""
-    return f"mend them{scheme}, or type task.broken=repair ({read})"
+    return f"mend them{scheme}" + ("" if reading.repair else f", or type task.broken=repair ({read})")
 
 
 def _judge(rows: Any, reading: Reading) -> Judged:

@@ -83,6 +83,27 @@ def test_recognised_by_few_signs(rows: list[list[str]], name: str) -> None:
     assert recognise(rows) == name
 
 
+@pytest.mark.parametrize("name", [*WITH_BORDERS, "IO", "IOB1"])
+@pytest.mark.parametrize("odd", ["LOC", "b-PER", "-X-", "B-", "E-PER", "L-PER", "M-PER", "I-PER", "B-PER"])
+def test_one_odd_tag_does_not_change_the_scheme(name: str, odd: str) -> None:
+    if (name, odd) == ("IO", "B-PER"):
+        pytest.skip("that is IOB1, which reads all others alike")
+    rng = random.Random(3)
+    rows = [write_tags(some_entities(rng, 12, name in WITH_BORDERS), 12, SCHEMES[name]) for _ in range(60)]
+    if name == "IOB1":
+        rows = [[f"I{tag[1:]}" if tag != "O" else tag for tag in tags] for tags in rows]
+        rows += [["I-X", "B-X", "O"]] * 5
+    assert recognise([*rows, ["O", odd, "O"]]) == name
+
+
+def test_types_and_plain_tags_with_a_few_that_look_like_a_scheme() -> None:
+    assert recognise([["O", "PER", "LOC", "O"]] * 30 + [["B-PER", "O"]]) == "TYPES"
+    assert recognise([["O", "S", "PER", "LOC"]] * 30) == "TYPES"
+    assert recognise([["NOUN", "VERB", "I"]] * 30) == "plain"
+    # as many mistyped as not: still no types
+    assert recognise([["O", "B-PER", "I-PER", "LOC", "PER", "O"]] * 30) == "BIO"
+
+
 @pytest.mark.parametrize(
     ("scheme", "tags", "said"),
     [

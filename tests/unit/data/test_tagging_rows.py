@@ -115,6 +115,28 @@ def test_the_bad_rows_of_a_file_are_all_named(write: Any, read: Any) -> None:
     assert found.warnings == ["train: 2 row(s) with broken tags or spans were repaired"]
 
 
+def test_a_mistyped_tag_is_named_and_does_not_change_the_scheme(write: Any, read: Any) -> None:
+    rows = ["a O\nb B-PER\nc I-PER\n"] * 300
+    write("a.conll", "\n".join([*rows, "d LOC\n", "e O\nf I-PER\n", "g b-PER\n"]))
+    with pytest.raises(DataError) as caught:
+        read_labels(task_of(), read, train="a.conll")
+    assert str(caught.value).splitlines() == [
+        "a.conll:1201: tag 'LOC' (word 1) is none of BIO, which has B-X, I-X, O",
+        "a.conll:1203: tag 'I-PER' (word 2) after 'O': in BIO an entity begins with B-PER",
+        "a.conll:1206: tag 'b-PER' (word 1) is none of BIO, which has B-X, I-X, O",
+        "data.train: 3 of 303 rows have broken tags or spans; mend them (read as BIO; task.scheme names another), or "
+        "type task.broken=repair (as conlleval reads it)",
+    ]
+    with pytest.raises(DataError) as caught:
+        read_labels(task_of(broken="repair"), read, train="a.conll")
+    assert str(caught.value).splitlines()[2:] == [
+        "data.train: 2 of 303 rows have broken tags or spans; mend them (read as BIO; task.scheme names another)"
+    ]
+    write("a.conll", "\n".join(rows[:-1]))
+    read_labels(task := task_of(), read, train="a.conll")
+    assert task.known.kinds == ("PER",)
+
+
 def test_lengths_types_and_emptiness(write: Any, read: Any) -> None:
     write("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}\n{"tokens": ["a"], "tags": ["B-X"]}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:1: 2 words and 1 tags"):
