@@ -150,15 +150,15 @@ class RankingTask:
         from llmtune.task.ranking_rows import DRAWN, has
 
         pairs = [split for split in raw.splits if has(raw.splits[split], "text_pair")]
-        known = [ranking_negatives.positives_of(raw.splits[split], relevance[split]) for split in pairs]
-        known.append(np.frombuffer(self._known, dtype=np.int64))
-        all_known = np.unique(np.concatenate(known))
+        known = {split: ranking_negatives.positives_of(raw.splits[split], relevance[split]) for split in pairs}
+        all_known = np.unique(np.concatenate([*known.values(), np.frombuffer(self._known, dtype=np.int64)]))
         self._known = all_known.tobytes()
         for split in (split for split in pairs if wanted[split]):
             rows = raw.splits[split]
             drawn, pool = ranking_negatives.draw(
-                rows, relevance[split], all_known, number=wanted[split], first=len(self.candidates),
-                seed=self.settings.negatives_seed,
+                # what train never sees as a negative would be told apart by that: it must not know of test's positives
+                rows, relevance[split], known["train"] if split == "train" else all_known, number=wanted[split],
+                first=len(self.candidates), seed=self.settings.negatives_seed,
             )  # fmt: skip
             if not any(drawn):
                 raise ConfigError(
@@ -188,7 +188,7 @@ class RankingTask:
         """`label` (R,): how relevant every candidate is, from 0 to 1 for the best grade; `row` (R,): whose it is."""
         import torch
 
-        label = [grade / self.best_grade for grades in targets for grade in grades]
+        label = [min(1.0, grade / self.best_grade) for grades in targets for grade in grades]
         rows = [row for row, grades in enumerate(targets) for _ in grades]
         return {"label": torch.tensor(label), "row": torch.tensor(rows)}
 
