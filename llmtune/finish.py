@@ -37,15 +37,17 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     state, machine, task = trainer.state, trainer.machine, prepared.task
     kept = _load_best(trainer, run)
     scores = kept["scores"] if kept else None
-    if scores is not None and hasattr(task, "settle"):  # what is tuned on validation, before test is looked at
-        task.settle(scores)
     test = validation = None
+    # what is tuned on validation, before test is looked at
+    if scores is not None and hasattr(task, "settle") and task.settle(scores):
+        validation = _validation(trainer)
+        scores = {**scores, **task.score(validation.predictions)}
     if "test" in prepared.splits:
         table = TokenTable(prepared.splits["test"], pad_id=prepared.tokenizer.pad_token_id)
         trainer.prefix.add("test", table)
         feed = EvaluationFeed(table, task.collate_targets, trainer.feed.micro_tokens, machine.rank, machine.world)
         test = _evaluated(trainer, Scored(trainer.composite.model, feed, task), trainer.composite.trunk.evaluated)
-    if test is None or scores is None:
+    if validation is None and (test is None or scores is None):
         validation = _validation(trainer)
     forgetting = _forgetting(trainer, prepared, run, console)
     trainer.prefix.close()

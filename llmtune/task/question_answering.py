@@ -233,11 +233,13 @@ class QuestionAnsweringTask:
         forced = not isinstance(self.settings.null_threshold, str)
         return self.threshold if self.unanswerable or forced else float("inf")
 
-    def settle(self, scores: Mapping[str, float]) -> None:
-        """Take the threshold that is best on validation, where it is for `auto` to find."""
+    def settle(self, scores: Mapping[str, float]) -> bool:
+        """Take the threshold that is best on validation, where it is for `auto` to find; is it another one?"""
+        before = self.threshold
         best = "best_em_threshold" if self.metric.endswith("em") else "best_f1_threshold"
         if isinstance(self.settings.null_threshold, str) and self.unanswerable and best in scores:
             self.threshold = float(scores[best])
+        return self.threshold != before
 
     def score(self, predictions: Any) -> dict[str, float]:
         return answer_results.score(self, predictions)

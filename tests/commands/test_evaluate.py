@@ -28,6 +28,16 @@ def test_test_scores_are_those_of_the_run(kind, trained, folder, capsys):
     assert "were cut" in capsys.readouterr().out
 
 
+def test_validation_scores_of_questions_are_at_the_threshold_that_was_found_on_them(folder):
+    assert cli.main(["train", "task=qa", "run.dir=asked", "data.limit=60", "train.max_steps=3",
+                     "train.eval_every=1", "train.batch_rows=8", "train.verify_model=off", "hardware=cpu",
+                     "offline=true"]) == 0  # fmt: skip
+    before = json.loads((folder / "asked/result.json").read_text())["validation"]
+    assert before["threshold"] == before["best_f1_threshold"] != 0
+    assert before["f1"] == before["best_f1"]
+    assert evaluated("asked", "split=validation")["scores"] == pytest.approx(before, abs=1e-4)
+
+
 def test_single_label_shows_classes_confusion_and_errors_with_text(trained, folder, capsys):
     report = evaluated(trained("single"))
     counts = report["confusion"]["counts"]

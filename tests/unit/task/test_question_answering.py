@@ -317,7 +317,7 @@ def test_threshold_and_state() -> None:
     assert "no_answer_score" not in task.fields
     task.unanswerable = True
     assert task.limit == 0.0
-    task.settle({"best_f1_threshold": 1.5, "best_em_threshold": 2.5})
+    assert task.settle({"best_f1_threshold": 1.5, "best_em_threshold": 2.5})
     assert task.limit == 1.5
     assert task.table_names[-1] == "no_answer_score"
     again = task_of()
@@ -326,7 +326,7 @@ def test_threshold_and_state() -> None:
     assert again.answer_tokens == 7
     fixed = task_of(null_threshold=-1.0)
     fixed.unanswerable = True
-    fixed.settle({"best_f1_threshold": 1.5})
+    assert not fixed.settle({"best_f1_threshold": 1.5})
     assert fixed.limit == -1.0
 
 
