@@ -24,7 +24,7 @@ class Role:
     unless: str | None = None
     """another role that does in the place of this one"""
     binds: bool = False
-    """do rows with the same value go into the same split, where splits are taken from train? the last such role counts"""
+    """where splits are taken from train: do rows with the same value go into the same one? the last such role counts"""
     sparse: bool = False
     """may a row be without it? (nothing, an empty text, an empty list: None)"""
 

@@ -19,7 +19,7 @@ from llmtune.model.backbone import settle_pad_token
 from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.training.evaluation import LossSum, predict
 
-CHUNK_ROWS, CHUNK_CHARS = 4096, 4_000_000
+CHUNK_ROWS, CHUNK_CHARS = 1024, 2_000_000
 """rows that are encoded and sorted by length together: what bounds memory, whatever the size of a file"""
 CUT_CHARS = 32
 """characters a token that are looked at in a text far longer than the model can take"""

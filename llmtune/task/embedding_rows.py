@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.arrow_files import column_list
+from llmtune.data.arrow_files import column_list, row_values
 from llmtune.data.labels import SHOWN
 from llmtune.data.sequences import encode_sequences
 from llmtune.data.splits import is_number
@@ -28,8 +28,8 @@ def form_of(split: str, rows: Any) -> str:
     """`texts`, `pairs` or `scored_pairs`. Raises DataError where rows of a split differ, or can't be read as one."""
     faults = []
     for name in ("text_pair", "label"):
-        values = column_list(rows, name) if has(rows, name) else ()
-        missing = [number for number, value in enumerate(values) if value is None]
+        values = row_values(rows, [name]) if has(rows, name) else ()
+        missing = [number for number, (value,) in enumerate(values) if value is None]
         faults += [Fault(_place(rows, number), f"no {name}, other rows have one") for number in missing[:SHOWN]]
     if not has(rows, "text_pair"):
         faults += [
@@ -77,9 +77,8 @@ def targets_of(rows: Any, scores: Sequence[float], score_range: Sequence[float] 
     """Of each row its score in millionths of the range, then a number for each of its texts, equal for equal texts."""
     low, high = score_range or (0.0, 1.0)
     names = [name for name in ("text_pair", "negative") if has(rows, name)]
-    columns = [column_list(rows, name) for name in ("text", *names)]
     found = []
-    for number, (text, *more) in enumerate(zip(*columns)):
+    for number, (text, *more) in enumerate(row_values(rows, ["text", *names])):
         score = round((scores[number] - low) / (high - low) * MILLION) if scores else NO_SCORE
         texts = _texts(text, **dict(zip(names, more)))
         found.append([score, *map(text_number, texts)])

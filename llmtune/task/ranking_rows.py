@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.arrow_files import column_list
+from llmtune.data.arrow_files import row_values
 from llmtune.data.labels import SHOWN
 from llmtune.data.sequences import encode_sequences
 
@@ -34,17 +34,16 @@ def relevance_of(split: str, rows: Any) -> list[list[int]]:
         )  # fmt: skip
     if not has(rows, "label"):
         return [[1]] * len(rows)
-    labels = [json.loads(kept) if kept else None for kept in column_list(rows, "label")]
-    choices = [json.loads(kept) for kept in column_list(rows, "choices")] if listed else [None] * len(labels)
     found, faults = [], []
-    for number, (label, some) in enumerate(zip(labels, choices)):
+    for number, (kept, *some) in enumerate(row_values(rows, ["label", *(["choices"] if listed else [])])):
+        label = json.loads(kept) if kept else None
         try:
-            found.append(_of_choices(label, some) if some else [_whole(label)])
+            found.append(_of_choices(label, json.loads(some[0])) if listed else [_whole(label)])
         except ValueError as error:
             faults.append(Fault(f"{rows[number]['file']}:{rows[number]['line']}", str(error)))
     if faults:
         more = f", {SHOWN} shown" if len(faults) > SHOWN else ""
-        last = Fault(f"data.{split}", f"{len(faults)} of {len(labels)} labels can't be used{more}", "",
+        last = Fault(f"data.{split}", f"{len(faults)} of {len(rows)} labels can't be used{more}", "",
                      "data.columns.label is how relevant a candidate is: 0 and 1, or grades")  # fmt: skip
         raise DataError(*faults[:SHOWN], last)
     return found
