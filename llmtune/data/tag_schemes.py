@@ -100,7 +100,7 @@ class Survey:
             before = kind
 
     def scheme(self) -> str:
-        """The scheme that fits most tags: a name of SCHEMES, or PLAIN. A few odd ones don't change it: they are faults."""
+        """The scheme that fits most tags: a name of SCHEMES, or PLAIN. A few odd tags don't change it."""
         inside = {tag: count for tag, count in self.tags.items() if tag != OUTSIDE}
         letters: Counter[str] = Counter()
         typed = 0

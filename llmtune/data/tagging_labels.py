@@ -186,4 +186,3 @@ def learnt_kinds(found: Judged, reading: Reading, label_names: Any, split: str) 
                   f"names: {', '.join(names[:SHOWN])}", did_you_mean(strange[0], names))
         )  # fmt: skip
     return names
-
