@@ -33,7 +33,10 @@ def data_report(
                 splits[split]["dropped"] = {**facts["dropped"], reason: {"count": over["rows"], "lines": over["lines"]}}
     report = {"fingerprint": raw.fingerprint, "splits": splits, "overlap": raw.report["overlap"]}
     if labelled is not None:
-        report |= {"problem_type": labelled.problem_type, "warnings": labelled.warnings}
+        told = [] if encoded is None else [
+            f"{split}: {said}" for split, facts in encoded.report.items() for said in facts.get("told", [])
+        ]  # fmt: skip
+        report |= {"problem_type": labelled.problem_type, "warnings": labelled.warnings + told}
     return report
 
 

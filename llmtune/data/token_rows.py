@@ -23,7 +23,8 @@ Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"
 them end to end; `target`, where that hangs on tokens; and further numbers, which come back as `Batch.facts`.
 
 What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
-row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text)."""
+row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text). An encoder that
+has a method `told` says by it what the user should know of the rows since it was last asked."""
 
 BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
 HUGE_CHARS = 200_000
@@ -209,6 +210,8 @@ class TokenRows:
         }
         if self.estimated:
             facts["tokens"]["estimated_rows"] = self.estimated
+        if hasattr(self.encode, "told"):
+            facts["told"] = self.encode.told()
         if self.unknown_id is not None:
             facts["unknown_share"] = self.unknown / max(1, self.tokens_kept)
         return facts

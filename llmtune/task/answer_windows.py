@@ -1,6 +1,7 @@
 """A question and its context as token windows, where its answers begin and end in them, and tokens back to characters.
 
-A window is: special tokens, the whole question, special tokens, a part of the context, special tokens.
+A window is: special tokens, the question, special tokens, a part of the context, special tokens. Of a question that is
+too long the end is kept, which is mostly where it asks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Pair(NamedTuple):
 
 
 class WindowEncoder:
-    """`encode(columns, max_tokens)`: each row in as many windows as its context takes; nothing is ever cut away.
+    """`encode(columns, max_tokens)`: each row in as many windows as its context takes; no context is ever cut.
 
     Any answer of at most `stride_tokens` + 1 tokens is whole in one of them. Where a window is too small for that, half
     of it overlaps with the one before.
@@ -45,6 +46,13 @@ class WindowEncoder:
     def __init__(self, tokenizer: Any, *, stride_tokens: int, max_question_tokens: int):
         self.tokenizer = tokenizer
         self.stride_tokens, self.max_question_tokens = stride_tokens, max_question_tokens
+        self._num_cut = 0
+
+    def told(self) -> list[str]:
+        """What to say of the rows encoded since this was last asked for: how many questions were too long."""
+        count, self._num_cut = self._num_cut, 0
+        most = f"task.max_question_tokens={self.max_question_tokens}, or half of a window"
+        return [f"of {count:,} question(s) only the end is read: they are longer than {most}"] if count else []
 
     def __call__(self, columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
         questions, contexts, answers = columns["question"], columns["context"], columns.get("answers")
@@ -84,7 +92,9 @@ class WindowEncoder:
             inside = [place for place, part in enumerate(parts) if part == 1]
             begin, end = (inside[0], inside[-1] + 1) if inside else (len(parts), len(parts))
             asked = [place for place in range(begin) if parts[place] == 0]
-            cut = set(asked[self._most_question(max_tokens, len(parts) - len(asked) - len(inside)) :])
+            most = self._most_question(max_tokens, len(parts) - len(asked) - len(inside))
+            cut = set(asked[: max(0, len(asked) - most)])
+            self._num_cut += bool(cut)
             between = self._between() if asked and inside and asked[-1] + 1 == begin else []
             before, context, after = {}, {}, {}
             for name in names:

@@ -16,6 +16,7 @@ import torch
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, DataError, ModelError
 from llmtune.data.answer_places import Place
+from llmtune.data.report import summary
 from llmtune.data.rows import RawSplits
 from llmtune.task.answer_results import decoded
 from llmtune.task.answer_spans import allowed, best_spans, span_divergences, span_losses
@@ -177,6 +178,15 @@ def test_a_question_that_is_too_long_leaves_half_of_the_room(tokenizer: Any) -> 
     made = encoded(encoder, "Ada lives in Ashford " * 30, "the river Arle " * 30, most=40)
     assert max(made["cuts"]) <= 40
     assert all(end - first >= 10 for first, end in zip(made["regions"][:-3:3], made["regions"][1:-3:3]))
+
+
+def test_of_a_question_that_is_too_long_the_end_is_read_and_this_is_told() -> None:
+    encoder = WindowEncoder(Letters(), stride_tokens=2, max_question_tokens=5)
+    made = encoder({"question": ["long, why?", "who?"], "context": ["abc", "abc"]}, 30)
+    assert "".join(map(chr, made["input_ids"][0][1:6])) == " why?"
+    assert encoder.told() == ["of 1 question(s) only the end is read: they are longer than "
+                              "task.max_question_tokens=5, or half of a window"]  # fmt: skip
+    assert not encoder.told()
 
 
 class Letters:
@@ -396,6 +406,7 @@ def test_training_rows_and_rows_to_predict_have_the_same_ids(tmp_path: Any, monk
     monkeypatch.setenv("LLMTUNE_CACHE", str(tmp_path))
     words = (
         "task=qa", "data.max_tokens=40", "task.max_answer_tokens=8", "task.stride_tokens=8", "hardware.threads=1",
+        "task.max_question_tokens=5",
         "model.architecture.hidden_size=16", "model.architecture.intermediate_size=32", "hardware.device=cpu",
     )  # fmt: skip
     prepared = prepared_of(*words)
@@ -405,4 +416,7 @@ def test_training_rows_and_rows_to_predict_have_the_same_ids(tmp_path: Any, monk
     again = encode({"question": rows["question"][:], "context": rows["context"][:]}, prepared.max_tokens)
     assert again["input_ids"] == rows["input_ids"][:]
     assert again["regions"] == rows["regions"][:]
+    told = [line for line in summary(prepared.report) if "only the end is read" in line]
+    assert len(told) == 3
+    assert told[0].startswith("warning: train: of ")
     assert config_of(*words).task.null_threshold == "auto"
