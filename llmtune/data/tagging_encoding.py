@@ -1,7 +1,8 @@
 """The encoder for tagging: words to token ids in windows, a sign at each word's first piece, targets beside.
 
 What a row's target is, flat over all of its windows: for tags one id a token, -100 where none is scored. For spans
-the number of tokens, the sign of each, then three numbers an entity: its first word, how many words, its type.
+the number of tokens, the sign of each, then three numbers an entity: its first word, how many words, its type; minus
+how many where the window that its first word is read in does not hold it whole.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class TaggingEncoder:
             for name, values in zip(encoded, (ids, signs, cuts)):
                 encoded[name].append(values)
             if gold:
-                targets.append(self._target(gold_of(columns, row, words, self.reading), signs, len(words.offsets)))
+                targets.append(self._target(gold_of(columns, row, words, self.reading), signs, cuts))
         if self.pieces.has_types:
             encoded["token_type_ids"] = [[0] * len(ids) for ids in encoded["input_ids"]]
         return {**encoded, **({"target": targets} if gold else {})}
@@ -84,13 +85,27 @@ class TaggingEncoder:
             cuts.append(len(ids) - begin)
         return ids, signs, cuts
 
-    def _target(self, gold: Any, signs: list[int], num_words: int) -> list[int]:
+    def _target(self, gold: Any, signs: list[int], cuts: list[int]) -> list[int]:
         if self.learnt.spans:
-            flat = [number for start, end, kind in gold for number in (start, end - start, self.ids[kind])]
+            stops = _last_words(signs, cuts)
+            sizes = (end - start if end <= stops[start] else start - end for start, end, _ in gold)
+            flat = [number for (start, _, kind), size in zip(gold, sizes) for number in (start, size, self.ids[kind])]
             return [len(signs), *signs, *flat]
-        tags = gold if self.learnt.plain else self.learnt.write(gold, num_words)
+        tags = gold if self.learnt.plain else self.learnt.write(gold, signs.count(READ))
         ids = iter(self.ids[tag] for tag in tags)
         return [next(ids) if sign == READ else NOT_SCORED for sign in signs]
+
+
+def _last_words(signs: list[int], cuts: list[int]) -> list[int]:
+    """Of each word the one after the last in the window that it is read in."""
+    stops: list[int] = []
+    at = 0
+    for length in cuts:
+        here = [sign for sign in signs[at : at + length] if sign != NO_FIRST]
+        first = len(stops) - next((place for place, sign in enumerate(here) if sign == READ), 0)
+        stops += [first + len(here)] * here.count(READ)
+        at += length
+    return stops
 
 
 def _spelled(words: Words) -> list[tuple[str, str]]:

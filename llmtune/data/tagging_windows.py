@@ -12,8 +12,8 @@ def cut_windows(
     """Windows over words as (first word, word after the last).
 
     Each has at most `room` pieces (None: all in one) and goes as far as it can. The next one goes back over at least
-    `overlap` pieces (at most half of `room`) and `together` words, so that so many words in a row, if they fit
-    into a window at all, lie whole in one of them.
+    `overlap` pieces (at most half of `room`) and `together` words (at most half of the window's), so that so many
+    words in a row lie whole in one of them, and no text becomes more windows than twice what it fills.
 
     Args:
         sizes: number of pieces of each word, none above `room`.
@@ -35,7 +35,7 @@ def cut_windows(
         back = stop
         while back > first + 1 and ends[stop] - ends[back] < overlap:
             back -= 1
-        first = max(first + 1, min(back, stop - together))
+        first = max(first + 1, min(back, stop - min(together, (stop - first) // 2)))
 
 
 def owners(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -75,8 +75,6 @@ class TaggingTask:
     """Words of a row in, entities or tags out; what its head is trained on lies in task.tagging_losses."""
 
     roles = ROLES
-    facts = ("words",)
-    stratify = None
     fits = "an encoder (BERT, RoBERTa, ...) or a decoder whose tokens can be labelled"
 
     def __init__(self, settings: Tagging):
@@ -174,13 +172,14 @@ class TaggingTask:
         """A data.tagging_encoding.TaggingEncoder: long rows become windows, in training and in `predict`."""
         from llmtune.data.tagging_encoding import Overlap, TaggingEncoder
 
-        overlap = Overlap(self.settings.overlap, self.head.overlap_factor * self.known.longest)
+        overlap = Overlap(self.settings.overlap, self.head.shared_words(self.known.longest))
         return TaggingEncoder(tokenizer, self.known, overlap)
 
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids and targets hang on besides tokenizer and code."""
-        return {**self.known.to_json(), "overlap": self.settings.overlap}
+        shared = self.head.shared_words(self.known.longest)
+        return {**self.known.to_json(), "overlap": [self.settings.overlap, shared]}
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
         """The texts that rows stand for."""

@@ -24,11 +24,13 @@ class LinearHead:
     """A tag for each word by itself, by transformers' own head."""
 
     spans = False
-    overlap_factor = 1
-    """words that windows share, as a multiple of the longest entity's"""
 
     def __init__(self) -> None:
         self.options: dict[str, Any] = {}
+
+    def shared_words(self, longest: int) -> int:
+        """How many words windows should share, where the longest entity has so many."""
+        return longest
 
     def settle(self, options: Any, targets: Sequence[Any], names: Sequence[str]) -> list[str]:
         """Take the `train` settings; what the user should know. Raises ConfigError."""
@@ -99,13 +101,15 @@ class SpanHead(LinearHead):
     """Spans up to the width of train's widest entity, each scored by its two ends."""
 
     spans = True
-    # a span is read in the window of its first word, which has half of the overlap behind it
-    overlap_factor = 2
 
     def __init__(self, widest: int) -> None:
         super().__init__()
         self.widest = widest
         self.width = 1
+
+    def shared_words(self, longest: int) -> int:
+        # a span is read in the window of its first word, which has half of the overlap behind it
+        return 2 * min(longest, self.widest)
 
     def settle(self, options: Any, targets: Sequence[Any], names: Sequence[str]) -> list[str]:
         refuse_options(options, "span")
@@ -114,7 +118,7 @@ class SpanHead(LinearHead):
             return [f"spans of up to {self.width} tokens are scored, the widest of train"]
         return [
             f"spans of up to {self.width} tokens are scored (task.widest_span): {wider} of {total} entities of train "
-            "are wider and can't be found"
+            "are wider, or cut by the windows of data.max_tokens, and can't be found"
         ]
 
     def model_class(self) -> Any:

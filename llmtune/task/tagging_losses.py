@@ -122,7 +122,7 @@ def span_targets(
     """`label` (R, T, W): of the span from a token over so many tokens its type, 0 for none, -100 where no span can be;
     `words` (R,): how many words are read in each sequence; `row` (R,).
 
-    An entity that is wider than the band is not in it.
+    An entity that is wider than the band, or not whole in a window, is not in it.
     """
     signs = [target[1 : 1 + target[0]] for target in targets]
     cuts = cuts or [[len(row)] for row in signs]
@@ -134,6 +134,8 @@ def span_targets(
     for row, target in enumerate(targets):
         flat = target[1 + target[0] :]
         for start, size, kind in zip(flat[::3], flat[1::3], flat[2::3]):
+            if size < 0:
+                continue
             sequence, first = divmod(int(places_BN[row, start]), tokens)
             last = _word_after(signs_RT[sequence], first, size - 1)
             if last is not None and last - first < width:
@@ -151,19 +153,22 @@ def span_width(targets: Sequence[Sequence[int]], most: int) -> tuple[int, int, i
     """Tokens from the first of an entity to the beginning of its last word: the widest of train, at most `most`.
 
     Returns:
-        The width, how many entities are wider, and how many there are.
+        The width, how many entities are wider or cut by their window, and how many there are.
     """
     widths: list[int] = []
+    cut = 0
     for target in targets:
         signs, flat = target[1 : 1 + target[0]], target[1 + target[0] :]
         read = [place for place, sign in enumerate(signs) if sign == READ]
         firsts = [place for place, sign in enumerate(signs) if sign != NO_FIRST]
         number = {place: n for n, place in enumerate(firsts)}
         for start, size in zip(flat[::3], flat[1::3]):
-            at = number[read[start]] + size - 1
-            widths.append(firsts[at] - read[start] + 1 if at < len(firsts) else most + 1)
+            if size < 0:
+                cut += 1
+            else:
+                widths.append(firsts[number[read[start]] + size - 1] - read[start] + 1)
     width = min(max(widths, default=1), most)
-    return width, sum(one > width for one in widths), len(widths)
+    return width, cut + sum(one > width for one in widths), cut + len(widths)
 
 
 def span_losses(logits_RTWC: torch.Tensor, targets: Targets, share_B: torch.Tensor | None) -> torch.Tensor:

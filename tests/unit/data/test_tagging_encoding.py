@@ -17,6 +17,7 @@ from llmtune.data.tagging_learnt import Learnt
 from llmtune.data.tagging_rows import Reading
 from llmtune.data.tagging_windows import cut_windows, owners
 from llmtune.model.tokenizers import train_tokenizer
+from llmtune.task.tagging_losses import span_targets, span_width
 
 TEXTS = [
     "the bridge at Ostermoor stays shut", "Anna Grau met Bo in Bad Tölz.", "北京大学的王芳来了。", "a b c d e f g",
@@ -92,7 +93,8 @@ def test_no_entity_is_lost_in_windows(tokenizer: Any, seed: int) -> None:
     assert sum(cuts) == len(ids)
     names = ("O", "B-X", "I-X", "B-Y", "I-Y")
     assert [names[id] for id in target if id != -100] == tags
-    spans = encoder(tokenizer, spans=True, longest=6)(columns, most)["target"][0]
+    # of spans a quarter of a window's words is sure to be whole
+    spans = encoder(tokenizer, spans=True, longest=6)(columns, 2 * most)["target"][0]
     flat = spans[1 + spans[0] :]
     assert list(zip(flat[::3], flat[1::3], flat[2::3])) == [(a, b - a, "OXY".index(kind)) for a, b, kind in entities]
 
@@ -104,6 +106,7 @@ def test_every_entity_lies_whole_in_a_window_and_each_word_is_read_where_it_has_
         room, together = rng.randint(4, 40), rng.randint(1, 12)
         windows = cut_windows(sizes, room, overlap=rng.randint(0, 30), together=together)
         assert all(sum(sizes[first:stop]) <= room for first, stop in windows)
+        together = min(together, *((stop - first) // 2 for first, stop in windows)) if windows[1:] else together
         for start, end in itertools.combinations(range(len(sizes) + 1), 2):
             if end - start <= together and sum(sizes[start:end]) <= room:
                 assert any(first <= start and end <= stop for first, stop in windows)
@@ -116,6 +119,25 @@ def test_every_entity_lies_whole_in_a_window_and_each_word_is_read_where_it_has_
         for window, (low, high) in zip(windows, read):
             for word in range(low, high):
                 assert context(word, *window) == max(context(word, *one) for one in windows if one[0] <= word < one[1])
+
+
+@pytest.mark.parametrize("together", [1, 60, 126, 900])
+def test_an_entity_as_long_as_a_window_does_not_multiply_windows(together: int) -> None:
+    windows = cut_windows([1] * 1000, 126, overlap=32, together=together)
+    assert len(windows) <= 2 * 1000 / 126 + 1
+
+
+def test_spans_that_are_not_whole_where_they_are_read_are_marked(tokenizer: Any) -> None:
+    entities = [(3, 5, "X"), (10, 100, "Y"), (110, 111, "X")]
+    words = ["a"] * 120
+    columns = {"tokens": [json.dumps(words)], "tags": [json.dumps(write_tags(entities, 120, SCHEMES["BIO"]))]}
+    encoded = encoder(tokenizer, spans=True, longest=180)(columns, 60)
+    flat, cuts = encoded["target"][0], encoded["cuts"][0]
+    assert flat[1 + flat[0] :] == [3, 2, 1, 10, -90, 2, 110, 1, 1]
+    width, lost, total = span_width([flat], 64)
+    assert (lost, total) == (1, 3)
+    label_RTW = span_targets([flat], [cuts], width)["label"]
+    assert int((label_RTW > 0).sum()) == 2
 
 
 def test_a_word_longer_than_a_window_stays(tokenizer: Any) -> None:
