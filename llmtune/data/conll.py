@@ -14,8 +14,9 @@ from llmtune.data.tables import Line, Table
 from llmtune.data.text_encoding import Encoding, find_encoding, open_text, reading
 
 DOCUMENT = "-DOCSTART-"
-COMMENT = re.compile(r"# ?(newdoc|newpar|id|sent_id|text)\b.*|#\s*(sent_id|text|id)\s*=.*")
-"""lines of comments as tools write them; a word may be a plain #"""
+NAMES = "(?:newdoc|newpar|id|sent_id|text)"
+COMMENT = re.compile(rf"(?P<sure># +{NAMES}(?: id)? *=[^\t]*)|# {NAMES}\b[^\t]*|#{NAMES} *=[^\t]*")
+"""lines of comments as tools write them, by blanks alone; a word may be a plain #, or begin with it"""
 BLANKS = re.compile(r"[ \t\u00a0]+")
 SAMPLE_ROWS = 200
 TAGLIKE = re.compile(r"O|[BIEMSLU]([-_]\S+)?")
@@ -91,7 +92,13 @@ def _all_fields(source: Source, encoding: Encoding) -> Iterator[list[str]]:
 
 
 def _says_something(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith(DOCUMENT) and not COMMENT.fullmatch(line.rstrip())
+    return bool(line.strip()) and not line.startswith(DOCUMENT) and not _is_comment(line)
+
+
+def _is_comment(line: str) -> bool:
+    """Is it a line of a tool, and not a word such as #text or # with its tag?"""
+    found = COMMENT.fullmatch(line.rstrip())
+    return bool(found and (found["sure"] or not TAGLIKE.fullmatch(line.split()[-1])))
 
 
 def _rows(source: Source, encoding: Encoding, places: dict[str, int]) -> Iterator[Line]:
@@ -109,7 +116,7 @@ def _rows(source: Source, encoding: Encoding, places: dict[str, int]) -> Iterato
             if wrong is None:
                 tokens.append(fields[places["tokens"]])
                 tags.append(fields[places["tags"]] if "tags" in places else "")
-        elif begin and not COMMENT.fullmatch(line.rstrip() or "-"):
+        elif begin and not _is_comment(line):
             yield _row(source, begin, tokens, tags, wrong, "tags" in places)
             tokens, tags, begin, width, wrong = [], [], 0, 0, None
 

@@ -54,6 +54,23 @@ def test_characters_by_line(write: Any, read: Any) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("blank", ["\t", " "])
+def test_words_that_begin_with_a_hash_are_no_comments(write: Any, read: Any, blank: str) -> None:
+    words = ["#text", "#id", "#", "#newdoc", "#sent_id", "#textil", "#", "id"]
+    tags = ["O", "B-X", "O", "O", "I-X", "O", "B-X", "O"]
+    write("a.conll", "".join(f"{word}{blank}{tag}\n" for word, tag in zip(words, tags)))
+    assert rows_of(read, "a.conll") == [(words, tags, 1)]
+    write("b.conll", f"#{blank}text{blank}O\n#{blank}id{blank}B-X\n")
+    assert rows_of(read, "b.conll", tokens=1) == [(["text", "id"], ["O", "B-X"], 1)]
+
+
+def test_comments_of_tools_are_passed_over(write: Any, read: Any) -> None:
+    comments = ["# newdoc id = d1", "# newpar", "# sent_id = 1", "# text = vitamin B", "# id 7", "#id=7", "# text= a O"]
+    for comment in comments:
+        write("a.conll", f"{comment}\na O\nb B-X\n\n{comment}\nc O\n")
+        assert rows_of(read, "a.conll") == [(["a", "b"], ["O", "B-X"], 2), (["c"], ["O"], 6)], comment
+
+
 def test_a_broken_line_is_named(write: Any, read: Any) -> None:
     write("a.conll", "a O\nb\nc O\n\nd O\n")
     with pytest.raises(DataError, match=r"a.conll:1.*line 2 has 1 column\(s\), the row's first has 2"):
