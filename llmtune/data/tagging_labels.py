@@ -61,9 +61,13 @@ def source_of(raw: RawSplits) -> str:
 
 
 def settle_reading(
-    raw: RawSplits, split: str, *, scheme: str, nested: bool, repair: bool, label_names: Any
-) -> Reading:  # fmt: skip
-    """How rows are read, as the rows of `split` say it where the settings leave it open."""
+    raw: RawSplits, split: str, *, scheme: str, nested: bool, repair: bool, entities: bool, label_names: Any
+) -> Reading:
+    """How rows are read, as the rows of `split` say it where the settings leave it open.
+
+    Raises:
+        DataError: `entities` are wanted, and tags are numbers without names.
+    """
     by = source_of(raw)
     if by == "text":
         return Reading("BIO", "", nested, repair, by)
@@ -78,6 +82,14 @@ def settle_reading(
             if names and numbers:
                 tags = [names[int(tag)] for tag in tags if int(tag) < len(names)]
             survey.add(tags)
+    if entities and numbers and survey.tags and not names and scheme != PLAIN:
+        most = max(map(int, survey.tags))
+        raise DataError(
+            Fault(f"data.{split}", f"tags are numbers (0 to {most}) without names",
+                  "entities need tags such as B-X I-X O",
+                  "type data.label_names=[O,B-...,I-...], the names of 0, 1, 2, ... (or task.scheme=plain "
+                  "task.metric=auto, if they mark no entities)")
+        )  # fmt: skip
     found = survey.scheme() if scheme == "auto" else scheme
     return Reading(found, joiners, nested, repair, by, names if numbers else ())
 

@@ -106,7 +106,7 @@ class TaggingTask:
         if self.learnt is None:
             reading = rows.settle_reading(
                 raw, first, scheme=settings.scheme, nested=settings.nested, repair=settings.broken == "repair",
-                label_names=label_names,
+                entities=self._wants_entities(), label_names=label_names,
             )  # fmt: skip
             self._refuse_plain(reading.scheme)
             judged = rows.judge(raw, reading)
@@ -131,6 +131,13 @@ class TaggingTask:
         report = {split: {"counts": {kind: found.counts[kind] for kind in self.learnt.kinds}}
                   for split, found in judged.items()}  # fmt: skip
         return Labelled(self.problem_type, self.labels, targets, report, self._warnings)
+
+    def _wants_entities(self) -> bool:
+        """Do the settings make sense for entities alone?"""
+        from llmtune.scoring.tagging import METRICS
+
+        metric = self.settings.metric
+        return self.head.spans or (metric in METRICS["entities"] and metric not in METRICS["tags"])
 
     def _refuse_plain(self, scheme: str) -> None:
         """ConfigError where tags that mark no entities are to be learnt as if they did."""

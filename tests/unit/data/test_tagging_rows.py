@@ -177,6 +177,23 @@ def test_nested_columns_and_odd_names_by_mapping_alone(write: Any, read: Any) ->
     assert task.known.kinds == ("P",)
 
 
+def test_numbers_without_names(write: Any, read: Any) -> None:
+    write("a.jsonl", '{"tokens": ["a", "b", "c"], "ner_tags": [3, 4, 0]}\n{"tokens": ["d"], "ner_tags": [0]}\n')
+    for changes in ({"metric": "f1"}, {"head": "span"}):
+        with pytest.raises(DataError) as caught:
+            read_labels(task_of(**changes), read, train="a.jsonl", tags="ner_tags")
+        assert str(caught.value).startswith(
+            "data.train: tags are numbers (0 to 4) without names; entities need tags such as B-X I-X O; "
+            "type data.label_names=[O,B-...,I-...], the names of 0, 1, 2, ..."
+        )
+    task = task_of(metric="f1")
+    task.read_labels(read(roles=ROLES, train="a.jsonl", tags="ner_tags"), ["O", "B-P", "I-P", "B-L", "I-L"], None)
+    assert task.labels.names == ("O", "B-P", "I-P", "B-L", "I-L")
+    assert task.known.kinds == ("P", "L")
+    read_labels(task := task_of(metric="accuracy"), read, train="a.jsonl", tags="ner_tags")
+    assert task.labels.names == ("0", "3", "4")
+
+
 def test_converted_and_kept(write: Any, read: Any) -> None:
     write("a.conll", "a B-X\nb E-X\nc S-Y\nd O\n")
     task = task_of(learn_as="BIO")
