@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+TASKS = ["sentiment", "ner", "qa", "multiple_choice", "embedding", "rerank"]
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = """
 import resource, sys
@@ -60,10 +61,10 @@ def measure(task: str, work: Path, rows: int, repeats: int) -> dict[str, float]:
     found = {}
     for name, count in (("1x", rows), ("10x", 10 * rows)):
         file = repeated(sample_of(task), work / f"{task}-{name}.jsonl", count)
+        words = (f"data.test={file}", "data.format=jsonl", f"out={work}/{task}-{name}.json", "hardware.threads=1")
         peaks = []
         for _ in range(repeats):
-            done = run("evaluate", str(folder), f"data.test={file}", "data.format=jsonl", f"out={work}/{task}-{name}.json",
-                       "hardware.threads=1")  # fmt: skip
+            done = run("evaluate", str(folder), *words)
             peaks.append(int(done.stderr.rsplit("peak ", 1)[1].split()[0]) / 1024)
         found[name] = min(peaks)
     return found
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--tasks", nargs="*", default=["sentiment", "ner", "qa", "multiple_choice", "embedding", "rerank"])
+    parser.add_argument("--tasks", nargs="*", default=TASKS)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     print("| task | rows | peak MiB | rows | peak MiB | grows by |\n|---|---:|---:|---:|---:|---:|")
