@@ -6,10 +6,9 @@ Legend: N or B rows, R choices of all rows of a batch, C choices of a row.
 from __future__ import annotations
 
 import heapq
-import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,11 @@ from llmtune.data import choice_labels
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import CHOICES, LABEL, QUESTION, TEXT
 from llmtune.data.rows import RawSplits
+from llmtune.task.choice_encoding import ChoiceEncoder, beside
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-NUMBERS = ("input_ids", "token_type_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +82,17 @@ class MultipleChoiceTask:
         report = {split: {"counts": choice_labels.positions(one)} for split, one in targets.items()}
         return Labelled(self.problem_type, None, targets, report, told if self.form == "from_1" else [])
 
-    def encoder(self, tokenizer: Any) -> Callable[[Mapping[str, list[Any]], int | None], dict[str, list[Any]]]:
-        """`encode(columns, max_tokens)`: each choice beside its text and question, too long ones cut at the text."""
+    @property
+    def encoding_key(self) -> dict[str, Any]:
+        """What token ids depend on besides the tokenizer and this code."""
+        from llmtune.data.cache import code_version
+        from llmtune.task import choice_encoding
 
-        def encode(columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
-            firsts, seconds, sizes = _beside(columns)
-            encoded = tokenizer(
-                firsts, seconds, padding=False, truncation="longest_first" if max_tokens else False,
-                max_length=max_tokens, verbose=False, return_attention_mask=False,
-            )  # fmt: skip
-            places = [slice(end - size, end) for size, end in zip(sizes, itertools.accumulate(sizes))]
-            return {
-                "cuts": [[len(ids) for ids in encoded["input_ids"][place]] for place in places],
-                **{
-                    name: [list(itertools.chain(*encoded[name][place])) for place in places]
-                    for name in NUMBERS
-                    if name in encoded
-                },
-            }
+        return {"code": code_version(choice_encoding)}
 
-        return encode
+    def encoder(self, tokenizer: Any) -> ChoiceEncoder:
+        """`encode(columns, max_tokens)`: each choice beside its text and question, which are cut before it is."""
+        return ChoiceEncoder(tokenizer)
 
     def collate_targets(self, targets: Sequence[int], cuts: Any = None) -> dict[str, torch.Tensor]:
         """label_B; and of each choice its row and its place in that, row_R and place_R."""
@@ -127,8 +116,8 @@ class MultipleChoiceTask:
         return {"num_labels": 1, "id2label": {0: "score"}, "label2id": {"score": 0}}
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], list[str] | None]:
-        firsts, seconds, _ = _beside(columns)
-        return firsts, seconds
+        found = beside(columns)
+        return (found.firsts, found.seconds) if any(found.firsts) else (found.seconds, None)
 
     def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
         """Settle label smoothing. Raises ConfigError where what is for classes is set."""
@@ -227,24 +216,6 @@ class MultipleChoiceTask:
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Undo `to_json`."""
         self.form = plain["form"]
-
-
-def _beside(columns: Mapping[str, list[Any]]) -> tuple[list[str], list[str] | None, list[int]]:
-    """First and second text of every choice, and how many choices each row has.
-
-    The text (else the question) is first; the choice is second, after the question where there is a text too.
-    """
-    texts, questions = columns.get("text"), columns.get("question")
-    firsts: list[str] = []
-    seconds: list[str] = []
-    sizes = []
-    for row, stored in enumerate(columns["choices"]):
-        choices = json.loads(stored)
-        sizes.append(len(choices))
-        text, question = (column[row] if column is not None else None for column in (texts, questions))
-        firsts += [text or question or ""] * len(choices)
-        seconds += [f"{question} {choice}" if text and question else choice for choice in choices]
-    return (firsts, seconds, sizes) if any(firsts) else (seconds, None, sizes)
 
 
 def _table(logits_R1: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

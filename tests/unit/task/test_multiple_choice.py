@@ -81,7 +81,9 @@ def test_wrong_labels(rows: RawSplits, said: str) -> None:
 
 
 class Letters:
-    def __call__(self, one: list[str], two: list[str] | None, **options: Any) -> dict[str, list[list[int]]]:
+    truncation_side = "right"
+
+    def __call__(self, one: list[str], two: list[str] | None = None, **options: Any) -> dict[str, list[list[int]]]:
         pairs = zip(one, two or [""] * len(one))
         return {"input_ids": [[1, *map(ord, left), 2, *map(ord, right)] for left, right in pairs]}
 
@@ -107,6 +109,63 @@ def test_sequences_of_a_row(columns: dict[str, Any], sequences: list[tuple[str, 
     ids = [number for row in made["input_ids"] for number in row]
     assert ids == [number for one, two in sequences for number in (1, *map(ord, one), 2, *map(ord, two))]
     assert [sum(cuts) for cuts in made["cuts"]] == [len(row) for row in made["input_ids"]]
+
+
+@pytest.fixture(scope="module", params=["pieces", "bytes"])
+def words(request: pytest.FixtureRequest) -> Any:
+    """Tokenizers for which each word is a token: with special tokens around a pair as BERT's, and without any."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["[UNK]", "[CLS]", "[SEP]", *(f"{letter}{i}" for letter in "tqab" for i in range(100))]
+    made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if request.param == "pieces":
+        made.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+def run_of(letter: str, count: int) -> str:
+    return " ".join(f"{letter}{i}" for i in range(count))
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "choice"),
+    [
+        (60, 10, 3),  # the text loses its end
+        (60, 70, 1),  # the text goes, the question loses its beginning
+        (0, 90, 3),  # a question alone loses its beginning
+        (60, 61, 70),  # a choice that is too long is read alone
+    ],
+)
+def test_choices_are_the_last_to_be_cut(words: Any, text: int, question: int, choice: int) -> None:
+    choices = [run_of("a", choice), run_of("b", choice)]
+    columns = {"question": [run_of("q", question)], "choices": [json.dumps(choices)]}
+    if text:
+        columns["text"] = [run_of("t", text)]
+    encoder = task_of().encoder(words)
+    made = encoder(columns, 64)
+    assert made["cuts"] == [[64, 64]]
+    one, two = (words.convert_ids_to_tokens(made["input_ids"][0][start : start + 64]) for start in (0, 64))
+    assert [word.replace("a", "b") for word in one] == two != one
+    of = {letter: [int(word[1:]) for word in one if word[0] == letter] for letter in "tqa"}
+    most = 64 - words.num_special_tokens_to_add(pair=True)
+    assert of["a"] == list(range(min(choice, most)))
+    room = most - len(of["a"])
+    assert of["q"] == list(range(question))[question - min(question, room) :]
+    assert of["t"] == list(range(room - len(of["q"])))
+    assert encoder.told() == []
+
+
+def test_choices_that_are_alike_after_the_cut_are_told(words: Any) -> None:
+    encoder = task_of().encoder(words)
+    long = run_of("a", 90)
+    encoder({"question": ["q1", "q1"], "choices": [json.dumps([f"{long} b1", f"{long} b2"]), '["a1", "b1"]']}, 64)
+    (said,) = encoder.told()
+    assert said.startswith("1 row(s) have different choices that are alike in their first data.max_tokens tokens, as '")
+    assert encoder.told() == []
 
 
 def test_loss_over_unequal_numbers_of_choices() -> None:
