@@ -7,10 +7,13 @@ how many where the window that its first word is read in does not hold it whole.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmtune.data import tag_schemes, tagging_pieces, tagging_rows, tagging_windows, tagging_words
+from llmtune.data.cache import code_version
 from llmtune.data.tagging_learnt import Learnt
 from llmtune.data.tagging_pieces import BLANK, START, WORD, PieceTable
 from llmtune.data.tagging_rows import Words, gold_of, words_of
@@ -94,6 +97,13 @@ class TaggingEncoder:
         tags = gold if self.learnt.plain else self.learnt.write(gold, signs.count(READ))
         ids = iter(self.ids[tag] for tag in tags)
         return [next(ids) if sign == READ else NOT_SCORED for sign in signs]
+
+
+def code() -> str:
+    """What a change of the code changes, by which rows become words, pieces and targets."""
+    return code_version(
+        sys.modules[__name__], tag_schemes, tagging_pieces, tagging_rows, tagging_windows, tagging_words
+    )  # fmt: skip
 
 
 def _last_words(signs: list[int], cuts: list[int]) -> list[int]:

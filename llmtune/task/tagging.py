@@ -184,9 +184,11 @@ class TaggingTask:
 
     @property
     def encoding_key(self) -> dict[str, Any]:
-        """What token ids and targets hang on besides tokenizer and code."""
+        """What token ids and targets hang on besides the tokenizer and this file."""
+        from llmtune.data.tagging_encoding import code
+
         shared = self.head.shared_words(self.known.longest)
-        return {**self.known.to_json(), "overlap": [self.settings.overlap, shared]}
+        return {**self.known.to_json(), "overlap": [self.settings.overlap, shared], "code": code()}
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
         """The texts that rows stand for."""

@@ -12,9 +12,8 @@ import torch
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.data.tagging_encoding import NOT_SCORED
+from llmtune.task.class_options import OFF
 from llmtune.task.losses import class_weights
-
-OFF = {"label_smoothing": 0.0, "class_weights": "none", "focal_gamma": 0.0}
 
 
 def refuse_options(options: Any, head: str) -> None:

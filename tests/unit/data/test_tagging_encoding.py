@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import random
@@ -11,6 +12,7 @@ import pytest
 from transformers import AutoConfig
 
 from llmtune.config.settings import TokenizerSettings
+from llmtune.data import tagging_encoding, tagging_windows
 from llmtune.data.tag_schemes import SCHEMES, write_tags
 from llmtune.data.tagging_encoding import FIRST, NO_FIRST, READ, Overlap, TaggingEncoder
 from llmtune.data.tagging_learnt import Learnt
@@ -154,3 +156,9 @@ def test_words_in_two_windows_are_read_in_one(tokenizer: Any) -> None:
     signs = encoder(tokenizer)({"tokens": [json.dumps(words)]}, 40)["words"][0]
     assert signs.count(READ) == 40
     assert signs.count(FIRST) > 0
+
+
+def test_a_change_of_how_windows_are_cut_changes_the_key_of_cached_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, getsource = tagging_encoding.code(), inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda of: getsource(of) + "#" * (of is tagging_windows))
+    assert tagging_encoding.code() != before

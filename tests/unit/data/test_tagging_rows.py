@@ -204,6 +204,8 @@ def test_converted_and_kept(write: Any, read: Any) -> None:
     again.restore(json.loads(json.dumps(task.to_json())))
     assert again.known == task.known
     assert again.metric == "f1"
+    assert json.dumps(again.encoding_key) == json.dumps(task.encoding_key)
+    assert {"code", "overlap"} <= task.encoding_key.keys()
 
 
 def test_settings_that_make_no_sense_together(write: Any, read: Any) -> None:
