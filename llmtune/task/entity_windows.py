@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
+from llmtune.data.columns import short
+from llmtune.data.entity_pairs import unmarked
 
+SHOWN_CHARS = 80
 Frame = tuple[int, int]
 """how many tokens a tokenizer puts before a row, and behind it"""
 
@@ -21,7 +24,7 @@ def special_frame(tokenizer: Any, marks: Sequence[int]) -> Frame:
     return before, len(whole) - len(bare) - before
 
 
-def kept_around(ids: Sequence[int], marks: Sequence[int], frame: Frame, max_tokens: int) -> list[int]:
+def kept_around(ids: Sequence[int], marks: Sequence[int], frame: Frame, max_tokens: int, text: str) -> list[int]:
     """Places of the tokens that are kept of a row, in their order, `max_tokens` of them.
 
     A window with both entities and as much on the left of them as on the right; where they are too far from each
@@ -29,6 +32,7 @@ def kept_around(ids: Sequence[int], marks: Sequence[int], frame: Frame, max_toke
 
     Args:
         marks: ids of the four marks, each of which stands once in `ids`.
+        text: the row with its marks, by which it is found where it must be refused.
     Raises:
         DataError: the entities alone are longer.
     """
@@ -40,10 +44,11 @@ def kept_around(ids: Sequence[int], marks: Sequence[int], frame: Frame, max_toke
     (start, one_stop), (two_start, stop) = spans
     need = one_stop - start + stop - two_start
     if need > room:
-        raise DataError(
-            Fault("data.max_tokens", f"{max_tokens}, but the two entities of a row have {need} tokens",
-                  "room for both", f"data.max_tokens={need + before + behind}")
-        )  # fmt: skip
+        plain, entities = unmarked(text)
+        named = " and ".join(short(entity["text"]) for entity in entities.values())
+        given = f"{max_tokens}, but the two entities of the row {short(plain, SHOWN_CHARS)} have {need} tokens: {named}"
+        fix = f"data.max_tokens={need + before + behind}, or data.on_overlength=drop leaves such rows out"
+        raise DataError(Fault("data.max_tokens", given, "room for both", fix))
     if stop - start <= room:
         windows = [_around(start, stop, first, last, room)]
     else:

@@ -124,7 +124,7 @@ class RelationTask:
             made = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
             for row, tokens in enumerate(made["input_ids"]):
                 if max_tokens and len(tokens) > max_tokens:
-                    kept = kept_around(tokens, ids, frame, max_tokens)
+                    kept = kept_around(tokens, ids, frame, max_tokens, texts[row])
                     for rows in made.values():
                         rows[row] = [rows[row][place] for place in kept]
             return made

@@ -32,7 +32,7 @@ def test_both_entities_stay_whole_and_no_token_is_left_unused(seed: int) -> None
     most = rng.randint(sum(frame) + 12, max(sum(frame) + 12, len(ids)))
     if len(ids) <= most:
         return
-    kept = kept_around(ids, MARKS, frame, most)
+    kept = kept_around(ids, MARKS, frame, most, "")
     assert kept == sorted(set(kept))
     assert len(kept) == most
     assert set(range(frame[0])) | set(range(len(ids) - frame[1], len(ids))) <= set(kept)
@@ -42,16 +42,20 @@ def test_both_entities_stay_whole_and_no_token_is_left_unused(seed: int) -> None
 
 def test_the_window_has_context_on_both_sides() -> None:
     ids = [1] * 20 + [90, 5, 91, 6, 92, 7, 93] + [2] * 20
-    assert kept_around(ids, MARKS, (0, 0), 11) == list(range(18, 29))
+    assert kept_around(ids, MARKS, (0, 0), 11, "") == list(range(18, 29))
 
 
 def test_entities_far_apart_have_a_window_each() -> None:
     ids = [90, 5, 91] + [1] * 50 + [92, 7, 93]
-    kept = kept_around(ids, MARKS, (0, 0), 12)
+    kept = kept_around(ids, MARKS, (0, 0), 12, "")
     assert kept == [*range(6), *range(50, 56)]
 
 
 def test_entities_alone_too_long() -> None:
     ids = [90, *[5] * 20, 91, 92, 7, 93]
-    with pytest.raises(DataError, match=r"the two entities of a row have 25 tokens; .*data\.max_tokens=27"):
-        kept_around([0, *ids, 0], MARKS, (1, 1), 12)
+    text = "The <e1>very long name</e1> of <e2>it</e2>"
+    with pytest.raises(DataError) as error:
+        kept_around([0, *ids, 0], MARKS, (1, 1), 12, text)
+    said = "the two entities of the row 'The very long name of it' have 25 tokens: 'very long name' and 'it'; "
+    assert said in str(error.value)
+    assert "data.max_tokens=27, or data.on_overlength=drop" in str(error.value)
