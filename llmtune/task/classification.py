@@ -64,7 +64,6 @@ class ClassificationTask:
     """Knows labels, losses and scores; the model is any that transformers can put a sequence head on."""
 
     roles = ROLES
-    stratify = "label"
 
     def __init__(self, settings: Classification):
         self.settings = settings
