@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,9 @@ def main(argv: list[str]) -> int:
     split = _split(config.data, wanted, typed)
     data = _reading(config.data, split, typed)
     name = _name(getattr(data, split)) if f"data.{split}" in typed else split
-    files = evaluation_files.named(out) if out else evaluation_files.new(place.run or place.model, name)
+    rows = getattr(data, split) or data.train or []
+    rows = [os.path.expanduser(item) for item in ([rows] if isinstance(rows, str) else rows)]
+    files = evaluation_files.named(out, rows) if out else evaluation_files.new(place.run or place.model, name)
     for foreign in set_environment(offline=config.offline):
         print(f"{foreign} is set in the environment; llmtune's settings decide, it is left alone")
     report = _evaluate(place, config, data, split, files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,18 @@ class EvaluationFiles:
             self.report.unlink()
 
 
-def named(out: str) -> EvaluationFiles:
-    """The file that the user named, and its .jsonl neighbour. Raises UserError."""
+def named(out: str, rows: Sequence[str] = ()) -> EvaluationFiles:
+    """The file that the user named, and its .jsonl neighbour. Raises UserError, also where one of them is of `rows`."""
     report = Path(out).expanduser()
     if report.suffix != ".json":
         raise UserError(Fault("out", f"{out} is no name for JSON", "", f"out={report.with_suffix('.json')}"))
     if not report.absolute().parent.is_dir():
         raise UserError(Fault("out", f"there is no folder {report.parent}"))
-    return EvaluationFiles(report, report.with_suffix(".jsonl"))
+    files = EvaluationFiles(report, report.with_suffix(".jsonl"))
+    for written in (files.report, files.predictions):
+        if written.exists() and any(os.path.exists(name) and written.samefile(name) for name in rows):
+            raise UserError(Fault("out", f"{written} would be written over, and is the rows", "", "another name"))
+    return files
 
 
 def new(folder: Path, name: str) -> EvaluationFiles:

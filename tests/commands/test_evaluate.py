@@ -116,6 +116,15 @@ def test_mistakes_are_told_and_leave_nothing(words, message, trained, folder, ca
     assert after == [name for name in before if name != "evaluations"]
 
 
+def test_rows_are_never_written_over_by_their_predictions(trained, folder, capsys):
+    rows = folder / "rows.jsonl"
+    rows.write_text('{"text": "warm and bright", "label": "good"}\n{"text": "dull", "label": "bad"}\n')
+    before = rows.read_text()
+    assert cli.main(["evaluate", str(trained("single")), f"data.test={rows}", "out=rows.json"]) == 2
+    assert "rows.jsonl would be written over, and is the rows" in capsys.readouterr().err
+    assert rows.read_text() == before
+
+
 def test_folder_without_a_model_names_the_newest_near(trained, capsys):
     run = trained("single")
     assert cli.main(["evaluate", str(run.parent)]) == 2
