@@ -61,7 +61,8 @@ def measure(task: str, work: Path, rows: int, repeats: int) -> dict[str, float]:
     found = {}
     for name, count in (("1x", rows), ("10x", 10 * rows)):
         file = repeated(sample_of(task), work / f"{task}-{name}.jsonl", count)
-        words = (f"data.test={file}", "data.format=jsonl", f"out={work}/{task}-{name}-report.json", "hardware.threads=1")
+        out = work / f"{task}-{name}-report.json"
+        words = (f"data.test={file}", "data.format=jsonl", f"out={out}", "hardware.threads=1")
         peaks = []
         for _ in range(repeats):
             done = run("evaluate", str(folder), *words)

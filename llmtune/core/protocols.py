@@ -149,9 +149,10 @@ class Task(Protocol):
 
     Besides what stands here it may have: `outputs(logits, batch)`, what is kept of each row in an evaluation, where
     logits would be too much; `run(model, batch)`, in place of the forward pass there; `settle(scores)`, which tunes
-    something on validation once training is over and says whether that changed the scores; `probe_texts(columns)`, plain texts of rows that have no column `text`;
-    `new_tokens`, special tokens that the tokenizer is to know; `encoding_key`, what token ids hang on besides it;
-    `pooled` and `views`, where its loss compares rows (see PooledObjective); `fits`, which models can serve it.
+    something on validation once training is over and says whether that changed the scores; `probe_texts(columns)`,
+    plain texts of rows that have no column `text`; `new_tokens`, special tokens that the tokenizer is to know;
+    `encoding_key`, what token ids hang on besides it; `pooled` and `views`, where its loss compares rows (see
+    PooledObjective); `fits`, which models can serve it.
     """
 
     roles: Sequence[Any]
