@@ -208,7 +208,8 @@ def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
     typed = " ".join(
         shlex.quote(f"data.columns.{name}={known[name] if name in known else next(free)}") for name in wanted
     )
-    if len(names) < len(wanted):
+    nested = bool(table.sample) and isinstance(table.sample[0], dict)
+    if len(names) < len(wanted) and not nested:
         return Fault(
             table.shown,
             f"has {len(names)} column(s), {len(wanted)} are needed",
