@@ -19,7 +19,7 @@ ITEMS = [f"{what} of {stuff}" for what in ("a box", "a map", "two bags", "a book
 
 def rows(task: str, count: int) -> list[dict]:
     if task == "recommend":
-        return [{"user": f"u{n % 9}", "profile": f"Nr {n % 9} likes tea", "item": ITEMS[(n * 5 + n // 9) % 12]}
+        return [{"user": f"u{n % 20}", "profile": f"Nr {n % 20} likes tea", "item": ITEMS[(n * 5 + n // 20) % 12]}
                 for n in range(count)]  # fmt: skip
     made = [{"text": f"{ITEMS[n % 12]} number {n}", "text_pair": f"number {n}: {ITEMS[n % 12]}"} for n in range(count)]
     return [{**row, **({"negative": [ITEMS[n % 5]]} if n % 3 else {})} for n, row in enumerate(made)]
