@@ -117,9 +117,8 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
 
 def _targets(labels: Any, encoded: Any) -> Sequence[Any]:
     """Of all train rows: those of their labels, or what the encoder made of tokens."""
-    found = labels.targets["train"]
-    rows = encoded.splits["train"]
-    return rows["target"] if "target" in rows.column_names and all(target is None for target in found[:1]) else found
+    found, rows = labels.targets["train"], encoded.splits["train"]
+    return rows["target"] if found[0] is None and "target" in rows.column_names else found
 
 
 def _check_parts(config: Config, prospect: Prospect) -> None:

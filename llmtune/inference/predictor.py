@@ -66,7 +66,7 @@ class Predictor:
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """For each row what `task.decode` tells of it; `columns`: those that are known before."""
-        rows = _pieces(columns)
+        rows = _data_set(columns)
         predictions, _ = self.run(rows, None)
         return [told for chunk in predictions.chunks() for told in self.task.decode(chunk)]
 
@@ -128,7 +128,7 @@ def _chunks(rows: Any) -> Iterator[tuple[int, int]]:
                 start, chars = row + 1, 0
 
 
-def _pieces(columns: Mapping[str, Sequence[Any]]) -> Any:
+def _data_set(columns: Mapping[str, Sequence[Any]]) -> Any:
     """Rows as a data set."""
     import datasets
 
