@@ -42,6 +42,19 @@ class ColumnSettings:
     tail: str | int | None
     negative: str | int | list[str | int] | None
     group: str | int | None
+    source: str | int | None
+    target: str | int | None
+    messages: str | int | None
+    prompt: str | int | None
+    response: str | int | None
+    system: str | int | None
+    tools: str | int | None
+    chosen: str | int | None
+    rejected: str | int | None
+    tests: str | int | None
+    entry_point: str | int | None
+    audio: str | int | None
+    transcript: str | int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +78,7 @@ class DataSettings:
     max_tokens: str | int
     on_overlength: str
     max_truncated_share: float
+    on_unsupervised: str
     on_bad_row: str
     max_bad_rows: int | None
     cache_dir: str | None
@@ -72,6 +86,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         one_of("format", self.format, FORMATS)
         one_of("on_overlength", self.on_overlength, ("truncate", "drop", "error", "split"))
+        one_of("on_unsupervised", self.on_unsupervised, ("error", "drop"))
         one_of("on_bad_row", self.on_bad_row, ("error", "drop"))
         one_of("header", self.header, ("auto", True, False))
         between("validation_share", self.validation_share, 0, 0.9)

@@ -65,3 +65,21 @@ HEAD = _role("head", False, "head e1 subject subj h entity_1", "json")
 TAIL = _role("tail", False, "tail e2 object obj t entity_2", "json")
 NEGATIVE = _role("negative", False, "negative negatives hard_negative hard_negatives", "texts")
 GROUP = _role("group", False, "group query_id qid user user_id group_id")
+SOURCE = _role(
+    "source", True, "source src text document article dialogue abstract input en english 原文 正文", "texts",
+)
+TARGET = _role(
+    "target", True, "target tgt summary translation highlights title output de german reference 译文 摘要 标题", "texts",
+    known_before=False,
+)
+MESSAGES = _role("messages", False, "messages conversations conversation dialogue dialog turns", "json")
+PROMPT = _role("prompt", False, "prompt instruction question query 问题 指令")
+RESPONSE = _role("response", False, "response output answer completion 回答 输出", "texts", known_before=False)
+SYSTEM = _role("system", False, "system system_prompt")
+TOOLS = _role("tools", False, "tools functions", "json")
+CHOSEN = _role("chosen", True, "chosen preferred better", "json", known_before=False)
+REJECTED = _role("rejected", False, "rejected dispreferred worse", "json", known_before=False)
+TESTS = _role("tests", False, "tests test test_list", "json", known_before=False)
+ENTRY_POINT = _role("entry_point", False, "entry_point function_name")
+AUDIO = _role("audio", True, "audio path file_name wav filename recording")
+TRANSCRIPT = _role("transcript", True, "transcript transcription sentence text", known_before=False)
