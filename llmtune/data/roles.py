@@ -18,7 +18,8 @@ class Role:
     guesses: tuple[str, ...] = ()
     """header names that are taken when the user named none"""
     kind: str = "text"
-    """how a value is kept: text (as it stands), label, tokens, texts or json (anything); all but the first as JSON"""
+    """how a value is kept: text (as it stands), label, tokens, texts, json (anything) or turns (a text, or
+    messages); all but the first as JSON"""
     known_before: bool = True
     """does `predict` have it too? not what is to be found out"""
     unless: str | None = None

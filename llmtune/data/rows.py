@@ -21,6 +21,7 @@ from llmtune.data import (
     arrow_files,
     cache,
     columns,
+    conversation,
     dialect,
     entity_pairs,
     hub,
@@ -30,6 +31,7 @@ from llmtune.data import (
     splits,
     tables,
     text_encoding,
+    tool_schemas,
     values,
 )
 from llmtune.data import roles as roles_module
@@ -48,8 +50,8 @@ READ_SETTINGS = (
     *("validation_share", "test_share", "split_seed", "limit", "on_bad_row", "max_bad_rows"),
 )
 READERS = (
-    answer_places, arrow_files, columns, dialect, entity_pairs, hub, layouts, roles_module, seeds, sources, split_build,
-    splits, tables, text_encoding, values,
+    answer_places, arrow_files, columns, conversation, dialect, entity_pairs, hub, layouts, roles_module, seeds,
+    sources, split_build, splits, tables, text_encoding, tool_schemas, values,
 )  # fmt: skip
 """modules whose code decides what an entry of the cache holds"""
 

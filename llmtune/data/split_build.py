@@ -21,6 +21,7 @@ from llmtune.data import columns, hub, splits
 from llmtune.data.answer_places import check_answers
 from llmtune.data.arrow_files import RowWriter, copy_rows
 from llmtune.data.columns import Column
+from llmtune.data.conversation import check_row as check_dialogue
 from llmtune.data.entity_pairs import check_pair
 from llmtune.data.roles import Role
 from llmtune.data.tables import Table, open_table
@@ -29,7 +30,9 @@ from llmtune.data.values import BadValue
 SPLITS = ("train", "validation", "test")
 SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
-ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {"answers": check_answers, "head": check_pair}
+ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {
+    "answers": check_answers, "head": check_pair, "messages": check_dialogue,
+}  # fmt: skip
 """by role that a task asks for: what looks whether the values of a row fit together, and raises BadValue"""
 
 

@@ -83,6 +83,22 @@ def _list_of_texts(value: Any) -> str:
     if any(item is None or isinstance(item, (list, dict, bool)) for item in items):
         raise BadValue("the list holds something else than texts")
     return _encodable(json.dumps([str(item) for item in items], ensure_ascii=False))
+def as_turns(value: Any) -> str:
+    """A text, or the messages of a dialogue, as JSON; a text that is JSON of messages is taken for them."""
+    if isinstance(value, str) and not isinstance(value, Spelled):
+        parsed = _parsed(value)
+        return _encodable(json.dumps(parsed if _are_messages(parsed) else as_text(value), ensure_ascii=False))
+    return as_json(value) if isinstance(value, (list, dict)) else json.dumps(as_text(value), ensure_ascii=False)
+
+
+def _are_messages(value: Any) -> bool:
+    """A list of objects with a role and a content; another one may be what an answer looks like."""
+    pairs = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(one, dict) and any(pair <= one.keys() for pair in pairs) for one in value
+    )
+
+
 
 
 def _is_json(text: str) -> bool:
@@ -114,3 +130,4 @@ def _encodable(text: str) -> str:
 CONVERTERS: dict[str, Callable[[Any], str]] = {
     "text": as_text, "label": as_label, "tokens": as_tokens, "texts": as_texts, "json": as_json,
 }  # fmt: skip
+    "turns": as_turns,
