@@ -214,7 +214,9 @@ def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
             table.shown,
             f"has {len(names)} column(s), {len(wanted)} are needed",
             _shown(table),
-            "data.delimiter=... if it has more",
+            "data.delimiter=... if it has more" + (
+                ", or data.format=parallel for two files side by side" if "target" in wanted else ""
+            ),
         )
     return Fault(
         table.shown,

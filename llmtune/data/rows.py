@@ -154,4 +154,6 @@ def _file_shas(source: sources.Source) -> Any:
             for path in sorted(f.iterdir())
             if path.is_file()
         ]
+    if source.beside is not None:
+        return [(side.shown, cache.file_sha(side.path)) for side in (source, source.beside)]
     return cache.file_sha(source.path)

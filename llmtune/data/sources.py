@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmtune.core.errors import DataError, Fault, did_you_mean
@@ -29,6 +29,10 @@ FORMATS = {
 }
 SAMPLES = Path(__file__).parents[1] / "samples"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.+-]+)?(@[\w.+-]+)?")
+BRACES = re.compile(r"\{([^{},]+),([^{},]+)\}")
+"""in a path: the two files that it names are read side by side"""
+LANGUAGE = re.compile(r"[a-z]{2,3}([_-][a-z]{2,4})?|src|tgt|source|target", re.IGNORECASE)
+"""a part of a name that says which side of a translation a file is"""
 SPLIT_WORD = re.compile(r"(^|[^a-z])(train|training|dev|val|valid|validation|test)([^a-z]|$)", re.IGNORECASE)
 
 
@@ -42,15 +46,20 @@ class Source:
     """as the user wrote it: what messages and the column `file` say"""
     path: Path = Path()
     """of the file or folder; unused for the hub"""
+    beside: Source | None = None
+    """of two files that belong together line by line (data.parallel) the second"""
 
 
 def find_sources(split: str, given: str | list[str], format: str = "auto") -> list[Source]:
     """The sources of one split, sorted within a glob; DataError with all faults."""
     sources: list[Source] = []
     faults: list[Fault] = []
-    for item in [given] if isinstance(given, str) else given:
+    for item in _paired([given] if isinstance(given, str) else given, format):
         try:
-            sources += _sources_of(f"data.{split}", item, format)
+            if isinstance(item, tuple):
+                sources.append(_two_sides(f"data.{split}", item))
+            else:
+                sources += _sources_of(f"data.{split}", item, format)
         except DataError as error:
             faults += [fault for fault in error.faults if isinstance(fault, Fault)]
     if not given:
@@ -58,6 +67,45 @@ def find_sources(split: str, given: str | list[str], format: str = "auto") -> li
     if faults:
         raise DataError(*faults)
     return sources
+
+
+def _paired(items: list[str], format: str) -> list[str | tuple[str, ...]]:
+    """`items`, with tuples for what is to be read side by side: `a.{en,de}`, and two neighbours where format=parallel
+    or two names that say so (`a.en` and `a.de`)."""
+    found: list[str | tuple[str, ...]] = []
+    place = 0
+    while place < len(items):
+        two = tuple(items[place : place + 2])
+        if BRACES.search(items[place]) and not Path(items[place]).exists():
+            found.append(tuple(BRACES.sub(rf"\{side}", items[place]) for side in (1, 2)))
+        elif format == "parallel" or (format == "auto" and _are_two_sides(two)):
+            found.append(two)
+            place += len(two) - 1
+        else:
+            found.append(items[place])
+        place += 1
+    return found
+
+
+def _are_two_sides(items: tuple[str, ...]) -> bool:
+    """Do two names tell no format and differ in nothing but a language?"""
+    if len(items) < 2 or any(format_of(Path(item)) is not None or not Path(item).is_file() for item in items):
+        return False
+    first, second = (re.split(r"[./]", item) for item in items)
+    unlike = {pair for pair in zip(first, second) if pair[0] != pair[1]}
+    return len(first) == len(second) and len(unlike) == 1 and all(LANGUAGE.fullmatch(part) for part in unlike.pop())
+
+
+def _two_sides(where: str, items: tuple[str, ...]) -> Source:
+    if len(items) < 2:
+        given = f"{items[0]!r} is one file, data.format=parallel needs two: of the sources and of the targets"
+        raise DataError(Fault(where, given, "", f"{where}='[train.en,train.de]' or {where}='train.{{en,de}}'"))
+    paths = {item: Path(item).expanduser() for item in items}
+    missing = [_missing(where, item, path) for item, path in paths.items() if not path.is_file()]
+    if missing:
+        raise DataError(*missing)
+    first, second = (_file(where, paths[item], item, "parallel") for item in items)
+    return replace(first, beside=second)
 
 
 def _sources_of(where: str, item: str, format: str) -> list[Source]:
@@ -114,7 +162,7 @@ def _file(where: str, path: Path, shown: str, format: str) -> Source:
                 where,
                 f"{shown!r} has a name that does not tell its format",
                 "known: " + " ".join([*FORMATS, *("+" + ending for ending in OPENERS)]),
-                "data.format=csv",
+                "data.format=csv, or data.format=lines for one text a line",
             )
         )
     if path.stat().st_size == 0:

@@ -63,8 +63,17 @@ def as_tokens(value: Any) -> str:
 
 
 def as_texts(value: Any) -> str:
-    """A list of texts as JSON; a text is a list of one. BadValue for what is no list of texts, or empty."""
-    return _list_of_texts([value] if type(value) is str and not _is_json(value) else value)
+    """A list of texts as JSON; a text, or a number, is a list of one. BadValue for what is no list of texts, or empty.
+
+    JSON of a list in a text, as in a field of CSV, is read; "[Music]" and {braces} stay the text that they are.
+    """
+    items = _parsed(value) if type(value) is str and _is_json(value) else value
+    if isinstance(value, str) and not isinstance(items, list):
+        items = [str(value)]
+    kept = _list_of_texts(items)
+    if not any(item.strip() for item in json.loads(kept)):
+        raise BadValue("empty text")
+    return kept
 
 
 def as_json(value: Any) -> str:
@@ -74,15 +83,6 @@ def as_json(value: Any) -> str:
     return _encodable(json.dumps(_parsed(value), ensure_ascii=False))
 
 
-def _list_of_texts(value: Any) -> str:
-    items = _parsed(value)
-    if not isinstance(items, (list, tuple)):
-        raise BadValue("no list" if items is None else f"a {type(items).__name__} instead of a list")
-    if not items:
-        raise BadValue("the list is empty")
-    if any(item is None or isinstance(item, (list, dict, bool)) for item in items):
-        raise BadValue("the list holds something else than texts")
-    return _encodable(json.dumps([str(item) for item in items], ensure_ascii=False))
 def as_turns(value: Any) -> str:
     """A text, or the messages of a dialogue, as JSON; a text that is JSON of messages is taken for them."""
     if isinstance(value, str) and not isinstance(value, Spelled):
@@ -99,6 +99,15 @@ def _are_messages(value: Any) -> bool:
     )
 
 
+def _list_of_texts(value: Any) -> str:
+    items = _parsed(value)
+    if not isinstance(items, (list, tuple)):
+        raise BadValue("no list" if items is None else f"a {type(items).__name__} instead of a list")
+    if not items:
+        raise BadValue("the list is empty")
+    if any(item is None or isinstance(item, (list, dict, bool)) for item in items):
+        raise BadValue("the list holds something else than texts")
+    return _encodable(json.dumps([str(item) for item in items], ensure_ascii=False))
 
 
 def _is_json(text: str) -> bool:
@@ -129,5 +138,5 @@ def _encodable(text: str) -> str:
 
 CONVERTERS: dict[str, Callable[[Any], str]] = {
     "text": as_text, "label": as_label, "tokens": as_tokens, "texts": as_texts, "json": as_json,
-}  # fmt: skip
     "turns": as_turns,
+}  # fmt: skip

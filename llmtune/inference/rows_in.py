@@ -103,7 +103,9 @@ def open_input(
     Raises:
         DataError: it can't be read, or its columns don't tell.
     """
-    source = _stdin(spool, settings, wanted, lines) if path in (None, "-") else _source(str(path), settings.format)
+    lines = lines or (settings.format == "parallel" and format_of(Path(path or "")) is None)  # of the sources alone
+    format = "lines" if lines else settings.format
+    source = _stdin(spool, settings, wanted, lines) if path in (None, "-") else _source(str(path), format)
     keys = {column.role.name: column.key for column in wanted}
     roles = [role.name for role in getattr(task, "roles", ())]
     if lines or (source.format == "text" and not layout_of(source, settings, roles) and _one_column(source, settings)):
@@ -205,7 +207,7 @@ def _one_column(source: Source, settings: DataSettings) -> bool:
 def _lines(source: Source, settings: DataSettings, roles: Sequence[Role]) -> Table:
     """One text a line; an empty line is a row too, since every line is to be answered."""
     needed = [role.name for role in roles if role.name == "text" or (role.required and role.unless != "text")]
-    if needed != ["text"]:
+    if len(needed) != 1:
         raise DataError(Fault(source.shown, "holds one text a line", f"each row needs {' and '.join(needed)}",
                               "give CSV with a header, or JSONL"))  # fmt: skip
     encoding = find_encoding(source.path, source.shown, settings.encoding)
@@ -215,5 +217,5 @@ def _lines(source: Source, settings: DataSettings, roles: Sequence[Role]) -> Tab
             for number, line in enumerate(file, 1):
                 yield source.shown, number, [line.rstrip("\r\n")], None
 
-    return Table(source.shown, ["text"], 1, rows, fixed=True)
+    return Table(source.shown, needed, 1, rows, fixed=True)
 
