@@ -165,15 +165,15 @@ def _terms(config: Config, parts: Parts) -> dict[str, Any]:
 
 def _scored_beside(prepared: Prepared, machine: Machine, objectives: Mapping[str, Any]) -> dict[str, Scored]:
     """By feed: validation rows that an objective brings together with a model and a task for them."""
-    from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.data.feed import EvaluationFeed, table_of
     from llmtune.training.evaluation import Scored
 
     found = {}
     for part in objectives.values():
         rows = prepared.feeds[part.feed].splits if hasattr(part, "scored_by") else {}
         if "validation" in rows:
-            table = TokenTable(rows["validation"], pad_id=prepared.tokenizer.pad_token_id)
             model, task = part.scored_by
+            table = table_of(rows["validation"], prepared.tokenizer, task)
             most = prepared.config.train.micro_tokens
             feed = EvaluationFeed(table, task.collate_targets, most, machine.rank, machine.world)
             found[part.feed] = Scored(model, feed, task)
@@ -228,26 +228,25 @@ def _feeds(
     prepared: Prepared, machine: Machine, objectives: Mapping[str, Any], sampling: Sampling
 ) -> tuple[Mixture, EvaluationFeed | None]:
     """This process's training batches of all feeds, and the task's validation batches if there are such rows."""
-    from llmtune.data.feed import EvaluationFeed, Mixture, TokenTable, TrainFeed
+    from llmtune.data.feed import EvaluationFeed, Mixture, TrainFeed, table_of
 
-    train, pad_id = prepared.config.train, prepared.tokenizer.pad_token_id
+    train, task = prepared.config.train, prepared.task
     micro_rows = None if isinstance(train.micro_rows, str) else train.micro_rows
     place = (machine.rank, machine.world)
-    collate = prepared.task.collate_targets
-    sources = {"task": (prepared.splits["train"], prepared.order, collate)}
+    sources = {"task": (prepared.splits["train"], prepared.order, task)}
     for name, rows in prepared.feeds.items():
-        order = order_beside(prepared.order, rows, name)
-        sources[name] = (rows.splits["train"], order, rows.reader.collate_targets)
+        sources[name] = (rows.splits["train"], order_beside(prepared.order, rows, name), rows.reader)
     feeds = {
         name: TrainFeed(
-            TokenTable(rows, pad_id=pad_id), order, targets, train.micro_tokens, micro_rows, *place, name=name,
+            table_of(rows, prepared.tokenizer, reader), order, reader.collate_targets, train.micro_tokens, micro_rows,
+            *place, name=name,
             prepare=[
                 part.prepare for part in objectives.values() if hasattr(part, "prepare") and part.feed == name
             ],
         )
-        for name, (rows, order, targets) in sources.items()
+        for name, (rows, order, reader) in sources.items()
     }  # fmt: skip
     if "validation" not in prepared.splits:
         return Mixture(feeds, sampling), None
-    validation = TokenTable(prepared.splits["validation"], pad_id=pad_id)
-    return Mixture(feeds, sampling), EvaluationFeed(validation, collate, train.micro_tokens, *place)
+    validation = table_of(prepared.splits["validation"], prepared.tokenizer, task)
+    return Mixture(feeds, sampling), EvaluationFeed(validation, task.collate_targets, train.micro_tokens, *place)

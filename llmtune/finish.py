@@ -31,7 +31,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         LlmtuneError: `model/` does not give the logits of the trained model when it is opened again, or a frozen
             tensor is not what it was when the run began.
     """
-    from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.data.feed import EvaluationFeed, table_of
     from llmtune.training.evaluation import Scored
 
     state, machine, task = trainer.state, trainer.machine, prepared.task
@@ -43,7 +43,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         validation = _validation(trainer)
         scores = {**scores, **task.score(validation.predictions)}
     if "test" in prepared.splits:
-        table = TokenTable(prepared.splits["test"], pad_id=prepared.tokenizer.pad_token_id)
+        table = table_of(prepared.splits["test"], prepared.tokenizer, task)
         trainer.prefix.add("test", table)
         feed = EvaluationFeed(table, task.collate_targets, trainer.feed.micro_tokens, machine.rank, machine.world)
         test = _evaluated(trainer, Scored(trainer.composite.model, feed, task), trainer.composite.trunk.evaluated)

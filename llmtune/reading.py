@@ -74,7 +74,8 @@ def encode(
     }
     return encode_splits(
         raw, encoder, key_parts, targets=labels.targets,
-        limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share), unknown_id=tokenizer.unk_token_id,
+        limits=Limits(max_tokens, data.on_overlength, data.max_truncated_share, data.on_unsupervised),
+        unknown_id=tokenizer.unk_token_id,
         cache_dir=data.cache_dir, should_stop=lambda: bool(stop), log=console.note,
     )  # fmt: skip
 

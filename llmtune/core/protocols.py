@@ -148,7 +148,11 @@ class Task(Protocol):
     """What is learnt and how it is measured: knows data and scores, not the loop.
 
     Besides what stands here it may have: `outputs(logits, batch)`, what is kept of each row in an evaluation, where
-    logits would be too much; `run(model, batch)`, in place of the forward pass there; `settle(scores)`, which tunes
+    logits would be too much; `run(model, batch)`, in place of the forward pass there; `examine(model, batch)`, in
+    place of both: an array a row, and a Loss; `generate(model, batch)`, what is written for each row of
+    `generated_rows(num_rows, thorough)`, as an array that comes to stand behind that of `examine` (task.writing);
+    `loss_in_pieces(trunk, batch)`, the loss where logits would take too much memory, else None; `complete(batch)`,
+    which puts model inputs into a batch that no column of encoded rows holds; `settle(scores)`, which tunes
     something on validation once training is over and says whether that changed the scores; `probe_texts(columns)`,
     plain texts of rows that have no column `text`; `new_tokens`, special tokens that the tokenizer is to know;
     `encoding_key`, what token ids hang on besides it; `pooled` and `views`, where its loss compares rows (see

@@ -60,6 +60,7 @@ def encode_splits(
         "targets": None if targets is None else hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
         "max_tokens": limits.max_tokens,
         "on_overlength": limits.on_overlength,
+        "on_unsupervised": limits.on_unsupervised,
         "unknown_id": unknown_id,
         "code": cache.code_version(sys.modules[__name__], token_rows),
     }

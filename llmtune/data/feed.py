@@ -17,21 +17,31 @@ from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
 
+WANTED = "wanted"
+"""view of 0 and 1: where the model's output is scored, which then is all that it puts out (model.word_model)"""
+SIDES = ("input_ids", "decoder_input_ids")
 TargetCollator = Callable[[Sequence[Any], "list[list[int]] | None"], dict[str, torch.Tensor]]
 """targets of some rows, and the lengths of their sequences where rows may have several -> tensors"""
+
+
+MODEL_INPUTS = ("input_ids", "token_type_ids", "decoder_input_ids", WANTED)
+"""columns of encoded rows that the model reads"""
 
 
 class TokenTable:
     """Encoded rows as flat arrays over the memory-mapped Arrow file: a batch is sliced, not decoded."""
 
-    def __init__(self, dataset: Any, *, pad_id: int, model_inputs: Sequence[str] = ("input_ids", "token_type_ids")):
+    def __init__(self, dataset: Any, *, pad_id: int, complete: Callable[[Batch], None] | None = None):
         self.dataset = dataset
         self.lengths = np.asarray(_column(dataset, "length"))
-        self._pads = {"input_ids": pad_id, "token_type_ids": 0}
-        self._flat = {name: _flat_lists(dataset, name) for name in model_inputs if name in dataset.column_names}
+        """real tokens of each row, those of its decoder included"""
+        self._pads = {"input_ids": pad_id, "decoder_input_ids": pad_id}
+        self._flat = {name: _flat_lists(dataset, name) for name in MODEL_INPUTS if name in dataset.column_names}
         self._cuts = _flat_lists(dataset, "cuts") if "cuts" in dataset.column_names else None
         self.costs = self.lengths if self._cuts is None else _padded_lengths(*self._cuts)
         """tokens of each row with the padding that its own sequences need"""
+        self.complete = complete
+        """what makes model inputs that no column holds, such as sound"""
         self._facts = {name: _flat_lists(dataset, name) for name in _fact_names(dataset)}
         self.keep: Callable[[Rows], Any] | None = None
         """where the prefix cache keeps rows, while there is one"""
@@ -45,39 +55,59 @@ class TokenTable:
         return None if self._cuts is None else [_part(self._cuts, row).tolist() for row in rows]
 
     def inputs(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """Model inputs of `rows`, each (R, T), padded on the right to the longest sequence.
+        """Model inputs of `rows`, each (R, T), padded on the right to the longest sequence; a decoder's, if there are
+        any, to the longest of theirs.
 
-        No attention mask where nothing is padded: attention without a mask is quicker, with equal results.
+        No attention mask where nothing is padded: attention without a mask is quicker, with equal results. A decoder
+        needs none: what is padded stands behind all that is looked at.
         """
-        cuts = self.cuts(rows)
-        lengths_R = self.lengths[rows] if cuts is None else np.asarray([length for row in cuts for length in row])
-        width = int(lengths_R.max())
-        real_RT = np.arange(width) < lengths_R[:, None]
-        view = {}
-        for name, flat in self._flat.items():
-            padded_RT = np.full(real_RT.shape, self._pads[name], dtype=np.int64)
-            padded_RT[real_RT] = np.concatenate([_part(flat, row) for row in rows])
-            view[name] = torch.from_numpy(padded_RT)
+        cuts, decoded = self.cuts(rows), "decoder_input_ids" in self._flat
+        lengths_R = self._sizes("input_ids", rows) if cuts is None else np.concatenate(cuts).astype(np.int64)
+        real_RT = np.arange(int(lengths_R.max())) < lengths_R[:, None]
+        ours = ("input_ids", "token_type_ids") if decoded else ("input_ids", "token_type_ids", WANTED)
+        view = {name: self._padded(name, rows, real_RT) for name in ours if name in self._flat}
         if not real_RT.all():
             view["attention_mask"] = torch.from_numpy(real_RT.astype(np.int64))
+        if decoded:
+            lengths_R = self._sizes("decoder_input_ids", rows)
+            real_RT = np.arange(int(lengths_R.max())) < lengths_R[:, None]
+            view |= {name: self._padded(name, rows, real_RT) for name in ("decoder_input_ids", WANTED)}
         return view
+
+    def _sizes(self, name: str, rows: Rows) -> np.ndarray:
+        _, starts = self._flat[name]
+        rows = np.asarray(rows)
+        return starts[rows + 1] - starts[rows]
+
+    def _padded(self, name: str, rows: Rows, real_RT: np.ndarray) -> torch.Tensor:
+        padded_RT = np.full(real_RT.shape, self._pads.get(name, 0), dtype=np.int64)
+        padded_RT[real_RT] = np.concatenate([_part(self._flat[name], row) for row in rows])
+        return torch.from_numpy(padded_RT)
 
     def batch(self, rows: Rows, collate_targets: TargetCollator | None, *, weight: float = 1.0) -> Batch:
         view, cuts = self.inputs(rows), self.cuts(rows)
         targets = {}
         if collate_targets is not None and self._targets is not None:
             targets = collate_targets([self._targets(int(row)) for row in rows], cuts)
-        return Batch(
+        batch = Batch(
             row_ids=[int(row) for row in rows],
             views={"clean": view},
             targets=targets,
             weight=weight,
             real_tokens=int(self.lengths[rows].sum()) if weight else 0,
-            padded_tokens=view["input_ids"].numel() if weight else 0,
+            padded_tokens=sum(view[name].numel() for name in SIDES if name in view) if weight else 0,
             kept=self.keep(rows) if self.keep is not None else None,
             num_sequences=[1] * len(rows) if cuts is None else [len(row) for row in cuts],
             facts={name: [_part(flat, row).tolist() for row in rows] for name, flat in self._facts.items()},
         )
+        if self.complete is not None:
+            self.complete(batch)
+        return batch
+
+
+def table_of(dataset: Any, tokenizer: Any, reader: Any) -> TokenTable:
+    """The table of encoded rows; `reader`: the task, or whoever encoded them, with perhaps a method `complete`."""
+    return TokenTable(dataset, pad_id=tokenizer.pad_token_id, complete=getattr(reader, "complete", None))
 
 
 @dataclass
@@ -173,10 +203,13 @@ class EvaluationFeed:
     max_tokens: int
     rank: int = 0
     world: int = 1
+    rows: Rows | None = None
+    """those that are asked for; None: all"""
 
     def __iter__(self) -> Iterator[Batch | None]:
         """This rank's batches; None where other ranks have one more, so that all take the same number of turns."""
-        batches = evaluation_batches(self.table.costs, max_tokens=self.max_tokens)
+        rows = np.arange(len(self.table)) if self.rows is None else self.rows
+        batches = [rows[batch] for batch in evaluation_batches(self.table.costs[rows], max_tokens=self.max_tokens)]
         for turn in range(0, len(batches), self.world):
             mine = turn + self.rank
             yield self.table.batch(batches[mine], self.collate_targets) if mine < len(batches) else None
@@ -192,7 +225,7 @@ def _column(dataset: Any, name: str) -> np.ndarray:
     return dataset.with_format("numpy", columns=[name])[name][:] if len(dataset) else np.zeros(0, dtype=np.int64)
 
 
-FACTS_NOT = ("input_ids", "token_type_ids", "cuts", "target")
+FACTS_NOT = (*MODEL_INPUTS, "cuts", "target")
 
 
 def _fact_names(dataset: Any) -> list[str]:

@@ -70,8 +70,8 @@ SOURCE = _role(
     "source", True, "source src text document article dialogue abstract input en english 原文 正文", "texts",
 )
 TARGET = _role(
-    "target", True, "target tgt summary translation highlights title output de german reference 译文 摘要 标题", "texts",
-    known_before=False,
+    "target", True, "target tgt summary translation highlights title output de german reference 译文 摘要 标题",
+    "texts", known_before=False,
 )
 MESSAGES = _role("messages", False, "messages conversations conversation dialogue dialog turns", "json")
 PROMPT = _role("prompt", False, "prompt instruction question query 问题 指令")

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 Encode = Callable[["dict[str, list[Any]]", "int | None"], "dict[str, list[Any]]"]
 """columns of some rows as they are kept, and the most tokens of a sequence (None: whole) -> by name, a list a row:
-`input_ids`; perhaps `token_type_ids`; `cuts`, where a row is several sequences: their lengths, input_ids being all of
-them end to end; `target`, where that hangs on tokens; and further numbers, which come back as `Batch.facts`.
+`input_ids`; perhaps `token_type_ids`; `decoder_input_ids`; `wanted`, 0 or 1 for each token that the decoder reads: is
+what the model puts out there scored?; `cuts`, where a row is several sequences: their lengths, input_ids being all of
+them end to end; `target`, where that hangs on tokens (beside `wanted`: a token for each 1 there); `length`, a number a
+row, where what it costs is not how many tokens it has; and further numbers, which come back as `Batch.facts`.
 
 What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
 row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text). An encoder that
-has a method `told` says by it what the user should know of the rows since it was last asked."""
+has a method `told` says by it what the user should know of the rows since it was last asked.
+
+One that makes answers (`wanted`) has `keeps_answers = True` where it cuts what stands before them and never them: rows
+that are too long all the same are refused."""
 
 BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
 HUGE_CHARS = 200_000
@@ -32,7 +37,7 @@ SHOWN_LINES = 20
 NOT_TEXT = ("label", "file", "line")
 PLAIN = {"text", "text_pair"}
 """columns of which an encoder needs no more than the beginning"""
-NARROW = {"token_type_ids": pyarrow.int8()}
+NARROW = {"token_type_ids": pyarrow.int8(), "wanted": pyarrow.int8()}
 """columns whose numbers are small"""
 
 
@@ -49,6 +54,8 @@ class Limits:
     on_overlength: str = "truncate"
     """truncate (by the tokenizer: pairs lose from the longer text first), drop, error, or split into several rows"""
     max_truncated_share: float = 1.0
+    on_unsupervised: str = "error"
+    """rows with `wanted` and nothing wanted: error or drop"""
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[tuple[int, dict[str, list[Any]]]]:
@@ -81,6 +88,11 @@ class TokenRows:
     estimated: int = 0
     over_rows: int = 0
     over_lines: list[str] = field(default_factory=list)
+    supervised: int = 0
+    """tokens that are to be written, of the rows that are kept"""
+    idle_lines: list[str] = field(default_factory=list)
+    """rows in which there are none, or whose answer alone is too long"""
+    idle_rows: int = 0
 
     def write(self, split: str, rows: datasets.Dataset, targets: list[Any] | None, path: Path) -> dict[str, Any]:
         kind = target_type(targets)
@@ -107,7 +119,7 @@ class TokenRows:
     def _batch(self, columns: dict[str, list[Any]], kind: pyarrow.DataType | None) -> pyarrow.RecordBatch:
         texts = {name: values for name, values in columns.items() if name not in (*NOT_TEXT, "target")}
         if self.limits.on_overlength != "split":
-            tokens, full = self._encoded(texts)
+            tokens, full = self._encoded(texts, columns)
             over = [i for i, length in enumerate(full) if length > self.limits.max_tokens]
         elif makes_windows(self.encode):
             tokens = self.encode(texts, self.limits.max_tokens)
@@ -118,17 +130,16 @@ class TokenRows:
             full = [len(row) for row in tokens["input_ids"]]
             over = []  # counted where they were split
         ids = tokens["input_ids"]
+        lengths = tokens.pop("length", None) or total_tokens(tokens)
         self.over_rows += len(over)
-        self.over_lines += [
-            f"{columns['file'][i]}:{columns['line'][i]}" for i in over[: SHOWN_LINES - len(self.over_lines)]
-        ]
+        self.over_lines += _places(columns, over[: SHOWN_LINES - len(self.over_lines)])
         self.lengths.extend(full)
         data: dict[str, Any] = {
             name: pyarrow.array(values, pyarrow.list_(NARROW.get(name, pyarrow.int32())))
             for name, values in tokens.items()
             if name != "target"
         }
-        data["length"] = pyarrow.array([len(row) for row in ids], pyarrow.int32())
+        data["length"] = pyarrow.array(lengths, pyarrow.int32())
         if "target" in tokens:
             data["target"] = pyarrow.array(tokens["target"], target_type(tokens["target"]))
         elif kind is not None:
@@ -140,16 +151,36 @@ class TokenRows:
             if name in columns
         }
         batch = pyarrow.RecordBatch.from_pydict(data)
-        if over and self.limits.on_overlength == "drop":
-            keep = np.setdiff1d(np.arange(len(ids)), over)
+        left_out = over if self.limits.on_overlength == "drop" else []
+        if "wanted" in tokens:
+            left_out = sorted({*left_out, *self._without_answer(tokens["target"], columns)})
+        if left_out:
+            keep = np.setdiff1d(np.arange(len(ids)), left_out)
             batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
+        if "wanted" in tokens:
+            self.supervised += len(batch.column("target").flatten())
         self.kept += len(ids)
         self.tokens_kept += sum(map(len, ids))
         if self.unknown_id is not None:
             self.unknown += sum(row.count(self.unknown_id) for row in ids)
         return batch
 
-    def _encoded(self, texts: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], list[int]]:
+    def _without_answer(self, targets: Sequence[Sequence[int]], columns: dict[str, list[Any]]) -> list[int]:
+        """Rows of which nothing would be learnt. DataError unless they are to be dropped."""
+        idle = [row for row, target in enumerate(targets) if not len(target)]
+        if idle and self.limits.on_unsupervised == "error":
+            raise DataError(*(
+                Fault(place, "nothing of it is to be written: the answer is empty", "data.on_unsupervised=error",
+                      "data.on_unsupervised=drop leaves such rows out")
+                for place in _places(columns, idle[:SHOWN_LINES])
+            ))  # fmt: skip
+        self.idle_rows += len(idle)
+        self.idle_lines += _places(columns, idle[: SHOWN_LINES - len(self.idle_lines)])
+        return idle
+
+    def _encoded(
+        self, texts: dict[str, list[Any]], columns: dict[str, list[Any]]
+    ) -> tuple[dict[str, list[Any]], list[int]]:
         """Tokens of a batch, cut where the policy says so, and the lengths they would have uncut.
 
         Of a huge text (far beyond `max_tokens`) only the beginning is tokenised, because tokenizers need a hundred
@@ -176,8 +207,21 @@ class TokenRows:
             for name, values in tokens.items():
                 for place, i in enumerate(over):
                     values[i] = cut[name][place]
-            assert all(length <= self.limits.max_tokens for length in longest_sequences(tokens))
+            self._refuse_uncut(tokens, columns)
         return tokens, full
+
+    def _refuse_uncut(self, tokens: dict[str, list[Any]], columns: dict[str, list[Any]]) -> None:
+        """DataError for rows that are too long although they were cut: their answers alone are."""
+        lengths, most = longest_sequences(tokens), self.limits.max_tokens
+        long = [row for row, length in enumerate(lengths) if length > most]
+        assert not long or getattr(self.encode, "keeps_answers", False)
+        if long:
+            raise DataError(*(
+                Fault(place, f"the answer is too long to be kept whole: {lengths[row]} tokens with what must stand "
+                      f"before it, and data.max_tokens is {most}", "", "a larger data.max_tokens, or "
+                      "data.on_overlength=drop")
+                for row, place in zip(long, _places(columns, long[:SHOWN_LINES]))
+            ))  # fmt: skip
 
     def _split(self, columns: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Tokens and columns, a row for each window of a text that is too long for one."""
@@ -185,9 +229,7 @@ class TokenRows:
         windows = Counter(source)
         long = [number for number, count in windows.items() if count > 1]
         self.over_rows += len(long)
-        self.over_lines += [
-            f"{columns['file'][i]}:{columns['line'][i]}" for i in long[: SHOWN_LINES - len(self.over_lines)]
-        ]
+        self.over_lines += _places(columns, long[: SHOWN_LINES - len(self.over_lines)])
         columns = {name: [values[number] for number in source] for name, values in columns.items()}
         return tokens, {**columns, "text": parts}
 
@@ -210,6 +252,10 @@ class TokenRows:
         }
         if self.estimated:
             facts["tokens"]["estimated_rows"] = self.estimated
+        if self.supervised:
+            facts["supervised"] = {"tokens": self.supervised, "share": self.supervised / max(1, self.tokens_kept)}
+        if self.idle_rows:
+            facts["unsupervised"] = {"rows": self.idle_rows, "lines": self.idle_lines}
         if hasattr(self.encode, "told"):
             facts["told"] = self.encode.told()
         if self.unknown_id is not None:
@@ -217,11 +263,23 @@ class TokenRows:
         return facts
 
 
+def _places(columns: dict[str, list[Any]], rows: Sequence[int]) -> list[str]:
+    """`file:line` of some rows."""
+    return [f"{columns['file'][row]}:{columns['line'][row]}" for row in rows]
+
+
 def longest_sequences(tokens: dict[str, list[Any]]) -> list[int]:
-    """Tokens of each row's longest sequence."""
+    """Tokens of each row's longest sequence, be it one that the decoder reads."""
     if "cuts" in tokens:
         return [max(row, default=0) for row in tokens["cuts"]]
-    return [len(row) for row in tokens["input_ids"]]
+    decoded = tokens.get("decoder_input_ids") or [()] * len(tokens["input_ids"])
+    return [max(len(row), len(other)) for row, other in zip(tokens["input_ids"], decoded)]
+
+
+def total_tokens(tokens: dict[str, list[Any]]) -> list[int]:
+    """Tokens of each row, those that the decoder reads included."""
+    decoded = tokens.get("decoder_input_ids") or [()] * len(tokens["input_ids"])
+    return [len(row) + len(other) for row, other in zip(tokens["input_ids"], decoded)]
 
 
 def target_type(targets: Sequence[Any] | None) -> pyarrow.DataType | None:

@@ -10,8 +10,8 @@ import pyarrow
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
-from llmtune.data.feed import EvaluationFeed, TokenTable
-from llmtune.data.token_rows import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type
+from llmtune.data.feed import EvaluationFeed, table_of
+from llmtune.data.token_rows import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type, total_tokens
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task
@@ -88,7 +88,7 @@ class Predictor:
                 has_made = True
             elif targets is not None:
                 own = targets[start:stop]
-            table = TokenTable(_arrow(tokens, own), pad_id=self.tokenizer.pad_token_id)
+            table = table_of(_arrow(tokens, own), self.tokenizer, self.task)
             scored = self.task.collate_targets if own is not None else None
             feed = EvaluationFeed(table, scored, self.batch_tokens)
             part = predict(self.model, feed, self.machine, outcomes, task=self.task, first_row=start)
@@ -141,8 +141,10 @@ def _arrow(tokens: Mapping[str, list[Any]], targets: Sequence[Any] | None) -> An
     """Encoded rows as a data set, as training has them."""
     import datasets
 
-    columns = {name: pyarrow.array(rows, pyarrow.list_(pyarrow.int32())) for name, rows in tokens.items()}
+    lengths = tokens.get("length") or total_tokens(dict(tokens))
+    columns = {
+        name: pyarrow.array(rows, pyarrow.list_(pyarrow.int32())) for name, rows in tokens.items() if name != "length"
+    }
     if targets is not None:
         columns["target"] = pyarrow.array(targets, target_type(targets))
-    lengths = pyarrow.array([len(ids) for ids in tokens["input_ids"]], pyarrow.int32())
-    return datasets.Dataset(pyarrow.table({**columns, "length": lengths}))
+    return datasets.Dataset(pyarrow.table({**columns, "length": pyarrow.array(lengths, pyarrow.int32())}))

@@ -174,7 +174,9 @@ def _plain(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def word_loss(head: LanguageHead, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> Loss:
+def word_loss(
+    head: LanguageHead, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor, smoothing: float = 0.0
+) -> Loss:
     """Cross-entropy of the words at the positions whose target is not -100, as a sum and their number."""
     wanted_BT = targets_BT != IGNORED
     hidden_ND, targets_N = hidden_BTD[wanted_BT], targets_BT[wanted_BT]
@@ -182,14 +184,16 @@ def word_loss(head: LanguageHead, hidden_BTD: torch.Tensor, targets_BT: torch.Te
     total = 0 * hidden_ND.float().sum()  # a gradient of 0 where nothing is to be predicted
     piece = num if num * head.num_words <= MOST_SCORES else max(1, MOST_SCORES // (4 * head.num_words))
     for start in range(0, num, max(1, piece)):
-        some = (head, hidden_ND[start : start + piece], targets_N[start : start + piece])
+        some = (head, hidden_ND[start : start + piece], targets_N[start : start + piece], smoothing)
         again = piece < num and torch.is_grad_enabled()
         total = total + (checkpoint(_summed, *some, use_reentrant=False) if again else _summed(*some))
     return Loss(total, torch.tensor(float(num), device=total.device))
 
 
-def _summed(head: LanguageHead, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")
+def _summed(
+    head: LanguageHead, hidden_ND: torch.Tensor, targets_N: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum", label_smoothing=smoothing)
 
 
 def row_sums(head: LanguageHead, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:

@@ -39,9 +39,11 @@ class PrefixPlan:
         return PrefixPlan(False, False, f"prefix cache: off: {why}") if why and self.wanted else self
 
 
-def _several_sequences(splits: Mapping[str, Any]) -> str | None:
+def _other_rows(splits: Mapping[str, Any]) -> str | None:
     if any("cuts" in rows.column_names for rows in splits.values()):
         return "rows of this task are several sequences (windows, or choices)"
+    if any("decoder_input_ids" in rows.column_names for rows in splits.values()):
+        return "rows of this task have a second side, which the decoder reads"
     return None
 
 
@@ -67,7 +69,7 @@ def plan_prefix(parts: Any, policy: Any, device: str, home: Path) -> PrefixPlan:
         return _off("train.prefix_cache=off")
     stack = len(lower_stack(parts.network))
     phases = _phases(parts, policy, stack)
-    why = why_impossible(config) or _several_sequences(parts.splits) or _never_frozen(config, policy, phases)
+    why = why_impossible(config) or _other_rows(parts.splits) or _never_frozen(config, policy, phases)
     if why is None:
         budget = allowed_bytes(config.train.prefix_cache_bytes, home)
         tokens = sum(int(rows.with_format("numpy")["length"][:].sum()) for rows in parts.splits.values())

@@ -17,6 +17,7 @@ from torch import nn
 
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+from llmtune.data.feed import WANTED
 from llmtune.model.outputs import logits_of
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -62,8 +63,8 @@ class Trunk:
     def output(self, view: str, batch: Batch) -> Any:
         """The backbone's ModelOutput of a view, from the store if any head already asked for it."""
         if view not in self._outputs:
-            with self._showing(view, batch):
-                self.backbone(**batch.views[view])
+            with self._showing(view, batch):  # where words are wanted is for the head to know
+                self.backbone(**{name: values for name, values in batch.views[view].items() if name != WANTED})
         return self._outputs[view]
 
     def again(self, view: str, batch: Batch, name: str = "again") -> torch.Tensor:

@@ -62,4 +62,5 @@ class SupervisedLoss:
         return self.task.loss(items_RD, keys)
 
     def loss(self, trunk: Views, batch: Batch) -> Loss:
-        return self.task.loss(self.represent(trunk, batch), batch.targets)
+        thrifty = self.task.loss_in_pieces(trunk, batch) if hasattr(self.task, "loss_in_pieces") else None
+        return self.task.loss(self.represent(trunk, batch), batch.targets) if thrifty is None else thrifty

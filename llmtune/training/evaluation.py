@@ -5,6 +5,7 @@ Legend: N rows, B rows of a batch, R sequences, C outputs of the model.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,8 +63,10 @@ class LossSum:
 def predict(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, outcomes: Outcomes, *, task: Any = None,
     first_row: int = 0, should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
+    thorough: bool = True,
 ) -> LossSum | None:  # fmt: skip
     """Put what the model makes of all rows of `feed` into `outcomes`, on every process; their loss, if `task` is given.
+    Where a task has answers in words, they are written in a second pass, and stand behind what the first one gave.
 
     None if a stop was asked for. The model is left in the mode (train or eval) it was in.
 
@@ -71,31 +74,57 @@ def predict(
         first_row: number of the feed's first row in `outcomes`.
         forward: the model's logits of a batch's clean view by another way, such as the trunk's, which has a prefix
             cache.
+        thorough: are all rows to be answered in words, or as many as the task takes for a look at it in training?
     """
     modes = {module: module.training for module in model.modules()} if model.training else {}
     model.eval()
-    loss, mine = LossSum(), []
+    loss = LossSum()
+
+    def first(batch: Batch) -> list[np.ndarray]:
+        return _run(model, batch, task, forward, loss, feed.max_tokens)
+
+    def second(batch: Batch) -> list[np.ndarray]:
+        before = [outcomes.get(first_row + row) for row in batch.row_ids]
+        return [np.concatenate(parts) for parts in zip(before, task.generate(model, batch), strict=True)]
+
+    passes = [(feed, first)]
+    if hasattr(task, "generate"):
+        rows = np.asarray(task.generated_rows(len(feed.table), thorough), dtype=np.int64)
+        passes += [(dataclasses.replace(feed, rows=rows), second)] if len(rows) else []
     try:
         with machine.inference():
-            for turn, batch in enumerate(feed):
-                if machine.add_up([float(should_stop())])[0]:
-                    return None
-                if batch is not None:
-                    arrays = _run(model, batch.to(machine.device), task, forward, loss, feed.max_tokens)
-                    mine.append(([first_row + row for row in batch.row_ids], arrays))
-                if turn % TURNS == TURNS - 1 or machine.world == 1:
-                    _share(mine, machine, outcomes)
+            done = all(_walk(rows, run, machine, outcomes, first_row, should_stop) for rows, run in passes)
     finally:
         for module, mode in modes.items():
             module.training = mode
+    return LossSum(*machine.add_up([loss.total, loss.count])) if done else None
+
+
+def _walk(
+    feed: EvaluationFeed, run: Callable[[Batch], list[np.ndarray]], machine: Machine, outcomes: Outcomes,
+    first_row: int, should_stop: Callable[[], bool],
+) -> bool:  # fmt: skip
+    """One pass over the rows of `feed`, what comes out kept on every process; False if a stop was asked for."""
+    mine: list[Any] = []
+    for turn, batch in enumerate(feed):
+        if machine.add_up([float(should_stop())])[0]:
+            return False
+        if batch is not None:
+            mine.append(([first_row + row for row in batch.row_ids], run(batch.to(machine.device))))
+        if turn % TURNS == TURNS - 1 or machine.world == 1:
+            _share(mine, machine, outcomes)
     _share(mine, machine, outcomes)
-    return LossSum(*machine.add_up([loss.total, loss.count]))
+    return True
 
 
 def _run(
     model: nn.Module, batch: Batch, task: Any, forward: Forward | None, loss: LossSum, max_tokens: int
 ) -> list[np.ndarray]:
     """What is kept of each row of a batch, whose loss is added."""
+    if hasattr(task, "examine"):
+        arrays, own = task.examine(model, batch)
+        loss.total, loss.count = loss.total + float(own.total), loss.count + float(own.count)
+        return arrays
     if hasattr(task, "run"):  # of so many words that their logits are added up at once
         logits = task.run(model, batch)
     else:
@@ -138,12 +167,14 @@ def _share(mine: list[Any], machine: Machine, outcomes: Outcomes) -> None:
 
 def evaluate(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, task: Any,
-    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
+    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None, thorough: bool = True,
 ) -> Evaluation | None:  # fmt: skip
-    """Loss and the task's scores over all rows of `feed`; None if a stop was asked for."""
+    """Loss and the task's scores over all rows of `feed`; None if a stop was asked for. `thorough`: see predict."""
     start = time.perf_counter()
     outcomes = Outcomes(len(feed.table))
-    loss = predict(model, feed, machine, outcomes, task=task, should_stop=should_stop, forward=forward)
+    loss = predict(
+        model, feed, machine, outcomes, task=task, should_stop=should_stop, forward=forward, thorough=thorough
+    )
     if loss is None:
         return None
     predictions = Predictions(feed.table.dataset, outcomes)

@@ -239,7 +239,10 @@ class Trainer:
         with self.average.in_place() if self.average else contextlib.nullcontext():
             for name, one in {"task": Scored(self.composite.model, validation, self.task), **self.beside}.items():
                 forward = self.composite.trunk.evaluated if name == "task" else None
-                done = evaluate(one.model, one.feed, self.machine, one.task, lambda: bool(self.should_stop()), forward)
+                done = evaluate(
+                    one.model, one.feed, self.machine, one.task, lambda: bool(self.should_stop()), forward,
+                    thorough=False,
+                )  # fmt: skip
                 if done is None:
                     return None
                 found[name] = done

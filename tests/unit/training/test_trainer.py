@@ -48,7 +48,7 @@ def scripted(trainer: Trainer, scores: list[float], monkeypatch: pytest.MonkeyPa
     """Evaluations that give `scores`, one after the other."""
     left = list(scores[trainer.state.evals_without_gain if trainer.state.step == 0 else trainer.state.step // 2 :])
 
-    def evaluate(model: Any, feed: Any, machine: Any, task: Any, should_stop: Any, forward: Any = None) -> Evaluation:
+    def evaluate(model: Any, feed: Any, machine: Any, task: Any, *args: Any, **kwargs: Any) -> Evaluation:
         return Evaluation({"loss": 1.0, task.metric: left.pop(0)}, None, 0.0, 0)  # type: ignore[arg-type]
 
     monkeypatch.setattr("llmtune.training.trainer.evaluate", evaluate)

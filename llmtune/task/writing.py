@@ -1,0 +1,151 @@
+"""Answers in words, held by each task that has them: how well known answers are foreseen, and what the model writes.
+
+What is kept of a row: [loss of its tokens, how many they are, how many were foreseen]; where answers were written
+besides, how many, and for each its length and its tokens.
+
+Legend: B rows, N tokens of all rows that are to be written, V words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmtune.core.seeds import fold
+from llmtune.core.types import Batch, Loss
+
+if TYPE_CHECKING:
+    from llmtune.scoring.predictions import Chunk, Predictions
+
+FIELDS = (
+    "max_new_tokens", "num_beams", "temperature", "top_k", "top_p", "repetition_penalty", "no_repeat_ngram",
+    "length_penalty",
+)  # fmt: skip
+"""settings of a task that say how it writes; they may be changed whenever a trained model is used"""
+SUMS = 3
+PIECE = 2**25
+"""scores of words (N x V) that are made at once"""
+TOKENS_AT_ONCE = 16_384
+"""positions, prompts and answers together, that are written at once: a cache of keys and values is kept of each"""
+
+
+class Writing:
+    """What a model makes of known answers, and the answers that it gives itself."""
+
+    def __init__(self, settings: Any, *, num_answers: int = 1):
+        """`settings`: those of the task, which have FIELDS and `generate_rows`."""
+        self.settings = settings
+        self.num_answers = num_answers
+        """answers to each row"""
+        self.stop_ids: list[int] = []
+        self.start: list[int] = []
+        """of an encoder-decoder: what its decoder begins with"""
+        self._pad_id = 0
+
+    def use(self, tokenizer: Any, *, stop_ids: Sequence[int] | None = None, start: Sequence[int] = ()) -> None:
+        """Settle the tokens that an answer ends with (the tokenizer's end of text, if none are named)."""
+        end = tokenizer.eos_token_id
+        self.stop_ids = list(stop_ids) if stop_ids is not None else [] if end is None else [end]
+        self.start = list(start)
+        self._pad_id = tokenizer.pad_token_id
+
+    # ---- what is run ----
+
+    def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:
+        """For each row its three sums, and the loss of the batch; zeros where answers are not known."""
+        import torch
+
+        if "label" not in batch.targets:
+            nothing = torch.zeros(())
+            return [np.zeros(SUMS, dtype=np.float32) for _ in batch.row_ids], Loss(nothing, nothing)
+        label_N, row_N = batch.targets["label"], batch.targets["row"]
+        sums_B3 = torch.zeros(len(batch.row_ids), SUMS, device=label_N.device)
+        for part, logits_NV in _scores(model, batch.views["clean"], len(label_N)):
+            losses_N = torch.nn.functional.cross_entropy(logits_NV, label_N[part], reduction="none")
+            right_N = (logits_NV.argmax(-1) == label_N[part]).float()
+            sums_B3.index_add_(0, row_N[part], torch.stack([losses_N, torch.ones_like(losses_N), right_N], dim=1))
+        return list(sums_B3.cpu().numpy()), Loss(sums_B3[:, 0].sum(), sums_B3[:, 1].sum())
+
+    def generated_rows(self, num_rows: int, thorough: bool) -> Sequence[int]:
+        """Rows that are answered: all where it counts, while training `generate_rows` spread over all."""
+        most = num_rows if thorough or self.settings.generate_rows is None else self.settings.generate_rows
+        if most >= num_rows:
+            return range(num_rows)
+        return np.unique(np.linspace(0, num_rows - 1, most).round().astype(int)).tolist() if most else []
+
+    def generate(self, model: Any, batch: Batch) -> list[np.ndarray]:
+        """For each row how many answers, and each with its length before it."""
+        from llmtune.model.generation import Decoding, generate
+
+        decoding, prompts = Decoding.of(self.settings), prompts_of(batch)
+        positions = max(map(len, prompts)) + decoding.max_new_tokens
+        each = max(1, TOKENS_AT_ONCE // (positions * self.num_answers * decoding.num_beams))
+        answers: list[list[int]] = []
+        for at in range(0, len(prompts), each):
+            answers += generate(
+                model, prompts[at : at + each], decoding, pad_id=self._pad_id, stop_ids=self.stop_ids,
+                seed=fold(0, "writing", *batch.row_ids[at : at + each]), num_answers=self.num_answers,
+                start=self.start, room=getattr(model.config, "max_position_embeddings", None),
+            )  # fmt: skip
+        count = self.num_answers
+        return [_packed(answers[row * count : (row + 1) * count]) for row in range(len(prompts))]
+
+    # ---- what came out ----
+
+    def answers(self, chunk: Chunk) -> list[list[list[int]] | None]:
+        """For each row the tokens of its answers; None where none were written."""
+        return [_unpacked(output[SUMS:]) for output in chunk.outputs]
+
+    def token_scores(self, predictions: Predictions) -> dict[str, float]:
+        """`perplexity` = exp(loss of a token), and the share of tokens that were foreseen."""
+        sums_3 = np.zeros(SUMS)
+        for chunk in predictions.chunks():
+            sums_3 += np.stack([output[:SUMS] for output in chunk.outputs]).astype("float64").sum(axis=0)
+        total, tokens, right = map(float, sums_3)
+        if not tokens:
+            return {}
+        return {"perplexity": math.exp(min(700.0, total / tokens)), "token_accuracy": right / tokens}
+
+
+def prompts_of(batch: Batch) -> list[list[int]]:
+    """What each row is answered from: all that an encoder reads, or what stands before a decoder's last answer."""
+    view = batch.views["clean"]
+    mask_BT = view.get("attention_mask")
+    lengths = [view["input_ids"].shape[1]] * len(view["input_ids"]) if mask_BT is None else mask_BT.sum(1).tolist()
+    lengths = [one for (one,) in batch.facts["prompt"]] if "prompt" in batch.facts else lengths
+    return [ids[:length] for ids, length in zip(view["input_ids"].tolist(), lengths)]
+
+
+def _scores(model: Any, view: dict[str, Any], num_wanted: int) -> Any:
+    """(place, logits_NV) of the wanted positions, in pieces where all at once would take too much memory."""
+    from llmtune.data.feed import WANTED
+    from llmtune.model.word_model import HEAD_ATTRIBUTE
+
+    head = getattr(model, HEAD_ATTRIBUTE)[0]
+    if head is None or num_wanted * head.num_words <= PIECE:
+        yield slice(0, num_wanted), model(**view).logits.float()
+        return
+    inputs = {name: values for name, values in view.items() if name != WANTED}
+    hidden_ND = model.base_model(**inputs).last_hidden_state[view[WANTED].bool()]
+    each = max(1, PIECE // head.num_words)
+    for at in range(0, num_wanted, each):
+        yield slice(at, at + each), head(hidden_ND[at : at + each]).float()
+
+
+def _packed(answers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Token ids are exact as fp32 up to 2^24."""
+    flat = [len(answers)] + [number for answer in answers for number in (len(answer), *answer)]
+    return np.asarray(flat, dtype=np.float32)
+
+
+def _unpacked(kept: np.ndarray) -> list[list[int]] | None:
+    if not len(kept):
+        return None
+    numbers, at, found = kept.astype(np.int64).tolist(), 1, []
+    for _ in range(numbers[0]):
+        found.append(numbers[at + 1 : at + 1 + numbers[at]])
+        at += 1 + numbers[at]
+    return found
