@@ -23,6 +23,7 @@ from llmtune.data.arrow_files import RowWriter, copy_rows
 from llmtune.data.columns import Column
 from llmtune.data.conversation import check_row as check_dialogue
 from llmtune.data.entity_pairs import check_pair
+from llmtune.data.preference_rows import check_preference
 from llmtune.data.roles import Role
 from llmtune.data.tables import Table, open_table
 from llmtune.data.values import BadValue
@@ -32,6 +33,7 @@ SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
 ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {
     "answers": check_answers, "head": check_pair, "messages": check_dialogue,
+    "rejected": check_preference,
 }  # fmt: skip
 """by role that a task asks for: what looks whether the values of a row fit together, and raises BadValue"""
 
@@ -90,7 +92,7 @@ class SplitBuild:
 
     def run(self, found: dict[str, list[Any]]) -> None:
         opened_tables = collect(
-            {f"{split}/{n}": self._opener(source) for split, listed in found.items() for n, source in enumerate(listed)}
+            {f"{split}/{n}": self.opener(source) for split, listed in found.items() for n, source in enumerate(listed)}
         )
         tables_of = {
             split: [opened_tables[f"{split}/{n}"] for n in range(len(listed))] for split, listed in found.items()
@@ -104,7 +106,8 @@ class SplitBuild:
         read = collect({split: partial(self._read, split, pairs, used) for split, pairs in tables_of.items()})
         self._finish(read)
 
-    def _opener(self, source: Any) -> Callable[[], tuple[Table, dict[str, Column]]]:
+    def opener(self, source: Any) -> Callable[[], tuple[Table, dict[str, Column]]]:
+        """What opens a source and finds its columns; DataError."""
         known = {name for role in self.roles for name in role.guesses} | {"id", "idx", "index"}
         named = dataclasses.asdict(self.settings.columns)
 
@@ -132,7 +135,7 @@ class SplitBuild:
                 )
                 for row in self._rows(table, chosen, used, record):
                     writer.add(row)
-        self._judge(split, record)
+        self.judge(split, record)
         return record
 
     def _rows(
@@ -168,7 +171,8 @@ class SplitBuild:
             record.labels.append(None if label is None or values[label] is None else sys.intern(str(values[label])))
             yield [*values, shown, line]
 
-    def _judge(self, split: str, record: SplitRecord) -> None:
+    def judge(self, split: str, record: SplitRecord) -> None:
+        """DataError where more rows are bad than the settings allow, or none is left."""
         bad, settings = record.num_dropped(), self.settings
         most = 0 if settings.on_bad_row == "error" else settings.max_bad_rows
         if most is not None and bad > most:

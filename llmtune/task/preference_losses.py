@@ -1,4 +1,4 @@
-"""The losses of preferences as functions of log-probabilities: DPO, IPO, SimPO, ORPO, KTO, and Bradley-Terry for rewards.
+"""The losses of preferences as functions of log-probabilities: DPO, IPO, SimPO, ORPO, KTO; Bradley-Terry of rewards.
 
 Each gives one number a pair (or answer), never a mean. A log-probability is that of a whole answer given its prompt, a
 sum over its tokens; "per token" is that sum divided by their number.

@@ -92,7 +92,8 @@ def test_odds_stay_finite_where_a_model_is_sure() -> None:
     sure = torch.tensor([0.0, -1e-9, -50.0], requires_grad=True)
     found = losses.orpo(sure, torch.tensor([-1.0, -1.0, -1.0]), 0.1)
     found.sum().backward()
-    assert torch.isfinite(found).all() and torch.isfinite(sure.grad).all()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(sure.grad).all()
 
 
 def test_kto_is_equation_8(answers: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
