@@ -26,7 +26,8 @@ usage: llmtune evaluate DIR [split=train|validation|test] [data.test=FILE] [out=
   out=FILE.json   of the report; FILE.jsonl beside it holds the predictions. Without it they go into evaluations/
                   of the run folder, under a name that is not taken
 
-data.* and hardware.* may be set, such as data.columns.text=NAME data.columns.label=NAME data.on_bad_row=drop.
+data.* and hardware.* may be set, such as data.columns.text=NAME data.columns.label=NAME data.on_bad_row=drop; of a
+task that writes texts how it does so, such as task.num_beams=4.
 Rows longer than the model takes are cut and counted; none is left out for its length. The numbers are computed in fp32
 unless hardware.precision says otherwise.
 

@@ -31,7 +31,8 @@ usage: llmtune predict DIR [FILE] [-o FILE] [--lines] [--format csv|tsv|jsonl] [
   --format  of the output, where its name does not tell
 
 Columns are read as in training; data.columns.text=NAME names another. data.* and hardware.* may be set, such as
-data.encoding=utf-16, data.delimiter=';' (or data.format=jsonl for standard input), hardware.device=cpu.
+data.encoding=utf-16, data.delimiter=';' (or data.format=jsonl for standard input), hardware.device=cpu; of a task
+that writes texts how it does so: task.num_beams=4, task.temperature=0.7, task.max_new_tokens=200.
 
 Each row comes back in its place with its own columns and what its task predicts. For labels: label, probability,
 probability_<label> (JSONL: an object probabilities); for several labels there is no single probability; a score has
@@ -85,7 +86,7 @@ def _predict(line: Line, spool: Path) -> int:
     from llmtune.inference.predictor import Predictor
 
     wanted = wanted_columns(place, config, {setting.key for setting in line.settings})
-    task = trained_task(place, config.run.plugins)
+    task = trained_task(place, config.run.plugins, config.task)
     rows = open_input(path, config.data, wanted, spool=spool, lines="lines" in line.flags, task=task)
     predictor = Predictor(place, config)
     with output(out) as file:
@@ -101,7 +102,8 @@ def wanted_columns(place: Any, config: Any, typed: set[str]) -> list[Wanted]:
     from llmtune.inference.run_folder import roles_of, trained_task
 
     known = place.card["columns"]
-    roles = [role for role in roles_of(trained_task(place, config.run.plugins), known) if role.known_before]
+    task = trained_task(place, config.run.plugins, config.task)
+    roles = [role for role in roles_of(task, known) if role.known_before]
     set_now = {role.name: getattr(config.data.columns, role.name) for role in roles}
     return [
         Wanted(role, set_now[role.name], True)

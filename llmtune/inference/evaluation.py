@@ -32,7 +32,7 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
         DataError: the rows can't be read, or have labels that the model does not know.
     """
     start = time.perf_counter()
-    task = trained_task(place, config.run.plugins)
+    task = trained_task(place, config.run.plugins, config.task)
     with naming_columns():
         raw = read_splits(data, roles_of(task, place.card["columns"]), only=[split], offline=config.offline)
     targets = task.read_labels(raw, data.label_names, data.label_delimiter).targets[split]

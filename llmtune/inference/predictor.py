@@ -34,7 +34,7 @@ class Predictor:
 
     def __init__(self, place: ModelPlace, config: Config, task: Any = None):
         self.card = place.card
-        self.task = trained_task(place, config.run.plugins) if task is None else task
+        self.task = trained_task(place, config.run.plugins, config.task) if task is None else task
         self.max_tokens: int = place.card["max_tokens"]
         self.machine = Machine(config.hardware)
         self.batch_tokens = config.train.micro_tokens
@@ -50,14 +50,17 @@ class Predictor:
         """`input_ids` and their like of rows, exactly as training made them. `columns`: role -> what is kept of it."""
         if makes_windows(self._encode):
             return self._encode(columns, self.max_tokens)
-        most = max(200_000, CUT_CHARS * self.max_tokens)
-        columns = {role: [text[:most] if role in PLAIN and text and len(text) > most else text for text in column]
+        chars = max(200_000, CUT_CHARS * self.max_tokens)
+        columns = {role: [text[:chars] if role in PLAIN and text and len(text) > chars else text for text in column]
                    for role, column in columns.items()}  # fmt: skip
         tokens = self._encode(columns, None)
-        long = [row for row, length in enumerate(longest_sequences(tokens)) if length > self.max_tokens]
+        most = self.max_tokens
+        if hasattr(self.task, "room") and "wanted" not in tokens:  # an answer is to follow
+            most -= self.task.room(self.max_tokens)
+        long = [row for row, length in enumerate(longest_sequences(tokens)) if length > most]
         if long:
             over = {role: [column[row] for row in long] for role, column in columns.items()}
-            cut = self._encode(over, self.max_tokens)
+            cut = self._encode(over, most)
             for name, rows in tokens.items():
                 for place, row in enumerate(long):
                     rows[row] = cut[name][place]

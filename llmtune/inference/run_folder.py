@@ -80,7 +80,8 @@ def settings_of(
         extra: keys that the word takes besides, for the message only.
         idle: keys that would change nothing; refused, so that nobody believes they did.
     Raises:
-        ConfigError: all faults, keys outside of `data` and `hardware` among them.
+        ConfigError: all faults, keys outside of `data` and `hardware` among them, and of `task` those that do not say
+            how a trained model answers.
     """
     faults: list[Fault | str] = []
     if place.run is not None:
@@ -90,21 +91,28 @@ def settings_of(
         tree["data"] |= place.card["data"]
         tree["data"]["columns"] |= place.card["columns"]
     tree["hardware"] |= HERE
+    tree["task"] = _task_settings(place)
+    asks_task = any(setting.key.startswith("task.") for setting in typed)
+    changeable = trained_task(place, tree["run"]["plugins"]).changeable if asks_task else ()
     for setting in typed:
-        fault = _refused(setting, extra) or _laid(setting, tree)
+        fault = _refused(setting, extra, changeable) or _laid(setting, tree)
         if setting.key in idle:
             fault = Fault(setting.key, "has no say here: every row is read, and cut to what the model takes")
         faults += [fault] if fault else []
     return checked(tree, Origin((), typed), faults)
 
 
-def _refused(setting: Setting, extra: Sequence[str]) -> Fault | None:
-    section, dot, _ = setting.key.partition(".")
+def _refused(setting: Setting, extra: Sequence[str], changeable: Sequence[str] = ()) -> Fault | None:
+    """`changeable`: settings of the task that may be set."""
+    section, dot, key = setting.key.partition(".")
     if setting.sign:
         return Fault(f"{setting.sign}{setting.line}", "a setting needs no sign", "", f"type {setting.line}")
-    allowed = ", ".join([*(f"{name}.KEY" for name in SECTIONS), *extra])
+    own = [f"task.{name}" for name in changeable]
+    allowed = ", ".join([*(f"{name}.KEY" for name in SECTIONS), *own, *extra])
+    if section == "task" and key in changeable:
+        return None
     if section not in SECTIONS:
-        near = nearest(setting.key, [*extra, *SECTIONS])
+        near = nearest(setting.key, [*extra, *own, *SECTIONS])
         return Fault(setting.key, "can't be set for a trained model", f"allowed: {allowed}",
                      f"did you mean '{near}'?" if near else "")  # fmt: skip
     if not dot:
@@ -143,19 +151,29 @@ def naming_columns() -> Iterator[None]:
         raise DataError(*faults) from error
 
 
-def trained_task(place: ModelPlace, plugins: Sequence[str]) -> Any:
-    """The task that the model was trained for, its labels included. Raises ConfigError."""
+def trained_task(place: ModelPlace, plugins: Sequence[str], settings: Any = None) -> Any:
+    """The task that the model was trained for, its labels included. Raises ConfigError.
+
+    settings: of the task, where something of them was changed since.
+    """
     from llmtune.config.shelf import find_part
 
     kept = place.card["task"]
     part = find_part("task", kept["kind"], plugins, os.fspath(place.model / CARD))
-    settings = {**_settings_of_today(kept["settings"]["name"]), **kept["settings"]}
     try:
-        task = part.load()(**settings).build()
+        task = (part.load()(**_task_settings(place)) if settings is None else settings).build()
     except (TypeError, ValueError) as error:
         raise ConfigError(Fault(os.fspath(place.model / CARD), f"its task can't be made: {error}")) from error
     task.restore(kept["state"])
+    if not hasattr(task, "changeable"):
+        task.changeable = ()
     return task
+
+
+def _task_settings(place: ModelPlace) -> dict[str, Any]:
+    """Those that the model was trained with, and for keys that are newer than it those of today."""
+    kept = place.card["task"]["settings"]
+    return {**_settings_of_today(kept["name"]), **kept}
 
 
 def _settings_of_today(name: str) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class Writing:
         self.start = list(start)
         self._pad_id = tokenizer.pad_token_id
 
+    def room(self, max_tokens: int) -> int:
+        """Of a row's tokens those that stay free for the answer, where that is written behind what it answers to."""
+        return 0 if self.start else min(self.settings.max_new_tokens, max_tokens // 2)
+
     # ---- what is run ----
 
     def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:
