@@ -74,7 +74,10 @@ def generate(
     inputs: dict[str, Any] = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
     if decodes:
         inputs["decoder_input_ids"] = torch.tensor([list(start)] * len(prompts), device=device)
-    written_BG = _written(model, inputs, _settings(decoding, most, pad_id, stop_ids, num_answers), seed)[:, width:]
+    settings = _settings(decoding, most, pad_id, stop_ids, num_answers)
+    if decodes:
+        settings.decoder_start_token_id = start[0]
+    written_BG = _written(model, inputs, settings, seed)[:, width:]
     return [_until_stop(row, stop_ids, pad_id) for row in written_BG.tolist()]
 
 
