@@ -127,14 +127,14 @@ class ChatTemplate:
 
         plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
         try:
-            made, marked = render_jinja_template(
+            answer: Any = render_jinja_template(
                 conversations=[plain], tools=list(tools) if tools else None, chat_template=self.text,
                 **{**self.tokenizer.special_tokens_map, **asked},
             )  # fmt: skip
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise BadValue(f"the chat template refuses it: {str(error).splitlines()[0][:200]}") from None
-        found: Any = marked[0] if marked else []
-        return made[0], list(found)
+        made, marked = answer
+        return made[0], list(marked[0]) if marked else []
 
     # ---- what the assistant writes ----
 
