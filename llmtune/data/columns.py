@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault, nearest
@@ -45,6 +47,8 @@ def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
 
     def get(row: Any) -> Any:
         value = _at(row, inside)
+        if role.is_path and type(value) is str and value.strip():
+            return _located(table.folder, value.strip())
         if value is MISSING and role.sparse:
             return None
         if value is MISSING:
@@ -52,6 +56,14 @@ def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
         return value
 
     return get
+
+
+def _located(folder: Path | None, path: str) -> str:
+    """The full path of a file that a row names; corpora keep recordings in a folder beside their table."""
+    named = Path(path).expanduser()
+    homes = [Path(), Path("clips"), Path("wavs")] if not named.is_absolute() else [Path()]
+    tried = [Path(folder or "") / home / named for home in homes]
+    return os.path.abspath(next((place for place in tried if place.is_file()), tried[0]))
 
 
 def _switched(name: str, value: Any) -> bool:

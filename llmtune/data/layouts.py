@@ -14,7 +14,10 @@ from llmtune.config.settings import DataSettings
 from llmtune.data.sources import Source
 from llmtune.data.text_encoding import find_encoding, open_text, reading
 
-LAYOUTS = {"conll": "tags", "conllu": "tags", "squad": "answers", "semeval": "head", "parallel": "target"}
+LAYOUTS = {
+    "conll": "tags", "conllu": "tags", "squad": "answers", "semeval": "head", "parallel": "target",
+    "speech_folders": "audio",
+}  # fmt: skip
 """the role that a task asks for where `auto` looks whether a file is in a format"""
 PLAIN_NAMES = ("text", "tsv", "csv", "json")
 """formats that a name tells of, and that a file may look unlike"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmtune.data.values import CONVERTERS
@@ -28,6 +28,8 @@ class Role:
     """where splits are taken from train: do rows with the same value go into the same one? the last such role counts"""
     sparse: bool = False
     """may a row be without it? (nothing, an empty text, an empty list: None)"""
+    is_path: bool = False
+    """is it the path of a file, as seen from the file that names it? kept as the full path"""
 
     def convert(self, value: Any) -> str | None:
         """A value as it is kept. Raises BadValue."""
@@ -82,5 +84,5 @@ CHOSEN = _role("chosen", True, "chosen preferred better", "json", known_before=F
 REJECTED = _role("rejected", False, "rejected dispreferred worse", "json", known_before=False)
 TESTS = _role("tests", False, "tests test test_list", "json", known_before=False)
 ENTRY_POINT = _role("entry_point", False, "entry_point function_name")
-AUDIO = _role("audio", True, "audio path file_name wav filename recording")
+AUDIO = replace(_role("audio", True, "audio path file_name wav filename recording"), is_path=True)
 TRANSCRIPT = _role("transcript", True, "transcript transcription sentence text", known_before=False)

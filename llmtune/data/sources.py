@@ -173,8 +173,12 @@ def _file(where: str, path: Path, shown: str, format: str) -> Source:
 
 
 def _folder(where: str, path: Path, shown: str, format: str) -> list[Source]:
+    from llmtune.data import speech_folders  # which knows sources
+
+    if format == "speech_folders" or (format == "auto" and speech_folders.is_corpus(path)):
+        return [Source("speech_folders", shown, path)]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in entries if entry.is_dir() and not speech_folders.holds_recordings(entry)]
     if folders and format in ("auto", "text_folders"):
         if any(child.is_file() for folder in folders for child in folder.iterdir()):
             return [Source("text_folders", shown, path)]

@@ -44,6 +44,8 @@ class Table:
     """what was found out about the file, for the report"""
     fixed: bool = False
     """columns are given by the format"""
+    folder: Path | None = None
+    """where paths that its rows name begin; None: where the program runs"""
 
     def inside(self, key: str | int) -> str | int:
         """The key of a column in a row of this table, from a name or a position."""
@@ -79,6 +81,7 @@ def open_table(source: Source, settings: DataSettings, known: set[str], roles: C
     if not table.sample:
         table.sample = [row for _, _, row, _ in itertools.islice(table.rows(), SAMPLE_ROWS) if row is not None]
     table.found = {"format": source.format, **table.found}
+    table.folder = source.path.parent if source.path.name == Path(source.shown).name else None
     return table
 
 
@@ -103,11 +106,7 @@ def _delimited(source: Source, encoding: Encoding, settings: DataSettings, known
     ]
     if not sample:
         raise DataError(Fault(shown, "holds no rows"))
-    named = {
-        name
-        for name in _flat(*vars(settings.columns).values())
-        if isinstance(name, str)
-    }
+    named = {name for name in _flat(*vars(settings.columns).values()) if isinstance(name, str)}
     stripped = [name.strip() for name in sample[0]]
     if settings.header == "auto":
         header = bool(named & set(stripped)) or looks_like_header(sample[0], sample[1:], known)
