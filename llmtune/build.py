@@ -55,6 +55,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     optimizer, policy = config.optimizer.build(parts), config.freeze_policy.build(parts)
     balance, sampling = config.balance.build(parts), config.sampling.build(parts)
 
+    _pack(prepared, composite)
     feed, validation = _feeds(prepared, machine, objectives, sampling)
     feed.feeds["task"].change = _row_changes(prepared, parts)
     freezing = Freezing(composite, parts.layers, policy)
@@ -126,6 +127,16 @@ def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[Lo
     composite = Composite(loaded.model, _terms(config, parts) | adapter.terms()).to(machine.device)
     layers = LayerMap.of(composite, f"model.{prefix}")
     return loaded, adapter, dataclasses.replace(parts, network=composite, layers=layers)
+
+
+def _pack(prepared: Prepared, composite: Composite) -> None:
+    """Rows of training end to end, if they shall be, once this very model was seen to keep them apart."""
+    from llmtune.model.packed import Packed
+    from llmtune.model.packing_plan import refuse_mixing
+
+    if prepared.packing is not None:
+        composite.trunk.packed = Packed(composite.trunk.backbone, prepared.packing)
+        refuse_mixing(composite.trunk)
 
 
 def _clocks(prepared: Prepared) -> Clocks:
@@ -239,7 +250,7 @@ def _feeds(
     feeds = {
         name: TrainFeed(
             table_of(rows, prepared.tokenizer, reader), order, reader.collate_targets, train.micro_tokens, micro_rows,
-            *place, name=name,
+            *place, name=name, packing=prepared.packing is not None,
             prepare=[
                 part.prepare for part in objectives.values() if hasattr(part, "prepare") and part.feed == name
             ],

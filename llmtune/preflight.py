@@ -23,8 +23,8 @@ from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
     from llmtune.data.order import Order
+    from llmtune.model.packed import Isolation
     from llmtune.model.prefix_plan import PrefixPlan
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class Prepared:
     steps_per_epoch: int
     peak_lr: float
     prefix: PrefixPlan
+    packing: Isolation | None
+    """how packed rows are kept apart; None: rows are padded"""
     parameters: int
     disk_budget: int
     """bytes that the run folder may take"""
@@ -67,6 +69,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     from llmtune.data.report import data_report
     from llmtune.model.backbone import model_fingerprint
     from llmtune.model.layers import LayerMap
+    from llmtune.model.packing_plan import plan_packing
 
     unreachable = not config.offline and on_a_hub(_places(config)) and not hub_answers()
     if unreachable:
@@ -109,8 +112,8 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     return Prepared(
         config=config, task=task, tokenizer=tokenizer, model_config=model_config, splits=encoded.splits,
         max_tokens=max_tokens, order=order, feeds=feeds, watched=watched, num_steps=steps, steps_per_epoch=per_epoch,
-        peak_lr=peak_lr(config), prefix=_prefix_plan(prospect, max_tokens, console), parameters=parameters,
-        disk_budget=budget, report=report,
+        peak_lr=peak_lr(config), prefix=_prefix_plan(prospect, max_tokens, console),
+        packing=plan_packing(config, network), parameters=parameters, disk_budget=budget, report=report,
         fingerprints=fingerprints | {f"rows of {name}": rows.fingerprint for name, rows in feeds.items()},
     )  # fmt: skip
 

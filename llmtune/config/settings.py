@@ -108,7 +108,7 @@ class TokenizerSettings:
     lowercase: bool
 
     def __post_init__(self) -> None:
-        one_of("kind", self.kind, ("wordpiece", "bpe", "unigram"))
+        one_of("kind", self.kind, ("wordpiece", "bpe", "unigram", "characters"))
         at_least("vocab_size", self.vocab_size, 64)
         at_least("min_frequency", self.min_frequency, 1)
 
@@ -185,6 +185,7 @@ class TrainSettings:
     gradient_checkpointing: bool
     ema: float | None
     swa: float | None
+    packing: bool
     prefix_cache: str
     prefix_cache_bytes: float | str
     watch_forgetting: str | None

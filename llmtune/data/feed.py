@@ -16,6 +16,7 @@ from llmtune.core.protocols import Sampling
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
+from llmtune.data.packing import worth_packing
 
 WANTED = "wanted"
 """view of 0 and 1: where the model's output is scored, which then is all that it puts out (model.word_model)"""
@@ -126,16 +127,22 @@ class TrainFeed:
     """what objectives add to each batch: views and targets of their own"""
     change: Callable[[Batch], None] | None = None
     """augmentation of its rows, before anything is added"""
+    packing: bool = False
+    """will the backbone run them end to end (model.packed)?"""
 
     def at(self, step: int) -> list[Batch]:
         """Micro-batches of `step`, equally many on all ranks; a stand-in of weight 0 where there is no row left."""
         rows = self.order.rows_at(step)
-        micros = split_step(
-            rows, self.table.costs, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens
-        )[self.rank]
+        micros = self._split(rows)[self.rank]
         return [
             self._batch(micro, step) if len(micro) else self._batch(rows[-1:], step, weight=0.0) for micro in micros
         ]
+
+    def _split(self, rows: Rows) -> list[list[Rows]]:
+        return split_step(
+            rows, self.table.costs, world=self.world, micro_rows=self.micro_rows, micro_tokens=self.micro_tokens,
+            packing=self.packing,
+        )  # fmt: skip
 
     def _batch(self, rows: Rows, step: int, *, weight: float = 1.0) -> Batch:
         epoch = step // self.order.steps_per_epoch
@@ -149,6 +156,9 @@ class TrainFeed:
         ]
         if self.change is not None:
             self.change(batch)
+        if self.packing and weight and (mask_RT := batch.views["clean"].get("attention_mask")) is not None:
+            layout = worth_packing(mask_RT.sum(1).numpy())
+            batch.padded_tokens = batch.padded_tokens if layout is None else layout.num_tokens
         for add in self.prepare:
             add(batch)
         return batch
@@ -157,11 +167,7 @@ class TrainFeed:
         """The largest micro-batch that can come: the longest rows together."""
         longest = np.argsort(-self.table.costs, kind="stable")
         step_rows = longest[: int(max(1, len(longest) / self.order.steps_per_epoch))]
-        micros = split_step(
-            step_rows, self.table.costs, world=self.world, micro_rows=self.micro_rows,
-            micro_tokens=self.micro_tokens,
-        )[0]  # fmt: skip
-        return self._batch(micros[0], step=0)
+        return self._batch(self._split(step_rows)[0][0], step=0)
 
 
 @dataclass

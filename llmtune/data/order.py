@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from llmtune.core.seeds import generator
+from llmtune.data.packing import lay_out
 
 STEPS_PER_POOL = 50
 """steps' worth of shuffled rows that are sorted by length together: long enough for little padding,
@@ -89,21 +90,34 @@ class Order:
         return np.minimum(cuts, len(rows) - num_steps + 1 + each)  # ... and from the right
 
 
+MOST_SPREAD = 16
+"""of packed rows: times micro_tokens that their states may take once they stand below each other again"""
+
+
 def split_step(
-    rows: Rows, lengths: np.ndarray, *, world: int, micro_rows: int | None, micro_tokens: int
+    rows: Rows, lengths: np.ndarray, *, world: int, micro_rows: int | None, micro_tokens: int, packing: bool = False
 ) -> list[list[Rows]]:
     """Cut a step (longest row first) into forward passes: `[rank][micro] -> rows`, equally many for each rank.
 
     Neighbours in length stay together; a pass has at most `micro_rows` rows and `micro_tokens` tokens with padding
-    (one row may exceed that). Where rows are fewer than passes, some are empty.
+    (one row may exceed that). Where rows are fewer than passes, some are empty. `packing`: tokens are counted as
+    they are once rows lie end to end, and each pass has rows of all lengths, since short ones fill up what is left.
     """
+
+    def tokens(piece: Rows) -> int:
+        padded = len(piece) * int(lengths[piece[0]])
+        if not packing or padded <= micro_tokens:
+            return padded
+        return max(lay_out(lengths[piece]).num_tokens, padded // MOST_SPREAD)
+
     least = int(np.minimum(lengths[rows], micro_tokens).sum()) / micro_tokens  # passes, were there no padding
     per_rank = max(1, math.ceil(max(least, len(rows) / (micro_rows or len(rows))) / world))
     while True:
-        pieces = np.array_split(rows, world * per_rank)
+        passes = world * per_rank
+        pieces = [rows[at::passes] for at in range(passes)] if packing else np.array_split(rows, passes)
         fits = all(
             len(piece) <= 1
-            or (len(piece) * lengths[piece[0]] <= micro_tokens and (not micro_rows or len(piece) <= micro_rows))
+            or (tokens(piece) <= micro_tokens and (not micro_rows or len(piece) <= micro_rows))
             for piece in pieces
         )
         if fits or per_rank >= len(rows):

@@ -40,6 +40,8 @@ class PrefixPlan:
 
 
 def _other_rows(splits: Mapping[str, Any]) -> str | None:
+    if any("input_ids" not in rows.column_names for rows in splits.values()):
+        return "blocks of text begin elsewhere in each epoch"
     if any("cuts" in rows.column_names for rows in splits.values()):
         return "rows of this task are several sequences (windows, or choices)"
     if any("decoder_input_ids" in rows.column_names for rows in splits.values()):
@@ -103,6 +105,8 @@ def why_impossible(config: Any) -> str | None:
     """What of a run's settings forbids it, whatever is frozen."""
     if config.hardware.compile:
         return "hardware.compile=true compiles the whole backbone"
+    if config.train.packing:
+        return "train.packing=true lays rows end to end, others with each other in every epoch"
     if getattr(config, "augmentation", None):
         return f"augmentation={','.join(config.augmentation)} changes the rows"
     return _looks_inside(config.objective.values())

@@ -19,6 +19,7 @@ from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.feed import WANTED
 from llmtune.model.outputs import logits_of
+from llmtune.model.packed import Packed
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,6 +37,10 @@ class Trunk:
         self._outputs: dict[str, Any] = {}
         self._logits: dict[str, torch.Tensor] = {}
         self._view: str | None = None
+        self.packed: Packed | None = None
+        """how rows of training lie end to end, if they shall"""
+        self._packing: Packed | None = None
+        """the same, for the view at hand"""
         self._kept: Any = None
         """where the rows of the view at hand are in the prefix cache"""
         self.backbone.forward = self._answer
@@ -70,7 +75,7 @@ class Trunk:
     def again(self, view: str, batch: Batch, name: str = "again") -> torch.Tensor:
         """logits_BC of a fresh run of the task model on a view, with dropout of its own; never stored."""
         self._seed(f"{view}/{name}")
-        with self._reading(view, batch):
+        with self._reading(view, batch, self.packed):
             return logits_of(self.model(**batch.views[view]))
 
     def evaluated(self, batch: Batch) -> torch.Tensor:
@@ -102,19 +107,20 @@ class Trunk:
         """The backbone is asked for this view, and its output is stored."""
         self._view = view
         try:
-            with self._reading(view, batch):
+            with self._reading(view, batch, self.packed):
                 yield
         finally:
             self._view = None
 
     @contextmanager
-    def _reading(self, view: str, batch: Batch) -> Iterator[None]:
+    def _reading(self, view: str, batch: Batch, packing: Packed | None = None) -> Iterator[None]:
         """The backbone is asked for this view: what the prefix cache has of its rows need not be computed."""
         self._kept = batch.kept if view == "clean" else None
+        self._packing = packing
         try:
             yield
         finally:
-            self._kept = None
+            self._kept = self._packing = None
 
     def _seed(self, view: str) -> None:
         """Dropout is a function of where it is drawn, so a resumed step, or a second pass, draws the same."""
@@ -130,6 +136,8 @@ class Trunk:
         return self._outputs[self._view]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self._packing is not None:
+            return self._packing.run(self._compute, args, kwargs)
         if self._kept is None:
             return self._compute(*args, **kwargs)
         with self._kept.standing_in():
