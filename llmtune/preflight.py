@@ -194,7 +194,8 @@ def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: 
 
 def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
     """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
-    added = [token for token in getattr(task, "new_tokens", ()) if token not in tokenizer.all_special_tokens]
+    wanted = task.new_tokens(tokenizer) if callable(getattr(task, "new_tokens", 0)) else getattr(task, "new_tokens", ())
+    added = [token for token in wanted if token not in tokenizer.all_special_tokens]
     tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
     return tokenizer
 
@@ -269,11 +270,10 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
 
 def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:
     """ModelError where the tokenizer gives ids for which the model has no embedding."""
-    import pyarrow.compute
+    from llmtune.data.blocks import highest_id
 
     size = network.get_input_embeddings().weight.shape[0]
-    chunks = [chunk for rows in splits.values() for chunk in rows.data.column("input_ids").chunks if len(chunk)]
-    highest = max(pyarrow.compute.max(chunk.flatten()).as_py() for chunk in chunks)
+    highest = max(highest_id(rows) for rows in splits.values())
     if highest >= size:
         raise ModelError(
             Fault("model.path", f"the tokenizer in {config.model.path} gives ids up to {highest}, the model knows "

@@ -47,6 +47,11 @@ def read(config: Config, task: Any, console: Console, stop: StopRequest) -> tupl
                   "files of your own go with data=files", f"data=files data.{split}={getattr(data, split)}")
             for split in own
         ))  # fmt: skip
+    if getattr(task, "in_blocks", False):
+        from llmtune.data.block_splits import open_texts
+
+        texts = open_texts(data, task.documents, should_stop=lambda: bool(stop), offline=config.offline)
+        return texts, task.read_labels(texts, None, None)
     raw = read_splits(data, task.roles, should_stop=lambda: bool(stop), offline=config.offline, log=console.note)
     return raw, task.read_labels(raw, data.label_names, data.label_delimiter)
 
@@ -59,9 +64,17 @@ def encode(
     from llmtune.data.cache import code_version
     from llmtune.data.encode import encode_splits
     from llmtune.data.token_rows import Limits, makes_windows
-    from llmtune.model.backbone import tokenizer_sha
+    from llmtune.model.backbone import model_config, tokenizer_sha
 
+    if hasattr(task, "meet_model"):
+        task.meet_model(model_config(config.model))
     data, encoder = config.data, task.encoder(tokenizer)
+    if getattr(task, "in_blocks", False):
+        from llmtune.data.block_splits import encode_blocks
+
+        return encode_blocks(
+            raw, tokenizer, tokenizer_sha(tokenizer), max_tokens, next_words=task.next_words, log=console.say
+        )
     if makes_windows(encoder) and data.on_overlength == "truncate":
         raise ConfigError(
             Fault("data.on_overlength", f"truncate, and task={config.task.name} would lose what is marked in the rest",

@@ -15,6 +15,7 @@ import torch
 from llmtune.core.protocols import Sampling
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+from llmtune.data.blocks import BlockTable, is_blocks
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
 from llmtune.data.packing import worth_packing
 
@@ -106,8 +107,10 @@ class TokenTable:
         return batch
 
 
-def table_of(dataset: Any, tokenizer: Any, reader: Any) -> TokenTable:
+def table_of(dataset: Any, tokenizer: Any, reader: Any) -> TokenTable | BlockTable:
     """The table of encoded rows; `reader`: the task, or whoever encoded them, with perhaps a method `complete`."""
+    if is_blocks(dataset):
+        return BlockTable(dataset, pad_id=tokenizer.pad_token_id)
     return TokenTable(dataset, pad_id=tokenizer.pad_token_id, complete=getattr(reader, "complete", None))
 
 
@@ -115,7 +118,7 @@ def table_of(dataset: Any, tokenizer: Any, reader: Any) -> TokenTable:
 class TrainFeed:
     """Training batches: `at(step)` gives this rank's micro-batches of an optimizer step."""
 
-    table: TokenTable
+    table: TokenTable | BlockTable
     order: Order
     collate_targets: TargetCollator
     micro_tokens: int
@@ -146,6 +149,8 @@ class TrainFeed:
 
     def _batch(self, rows: Rows, step: int, *, weight: float = 1.0) -> Batch:
         epoch = step // self.order.steps_per_epoch
+        if isinstance(self.table, BlockTable):
+            self.table.begin_epoch(fold(self.order.seed, "blocks", self.name, epoch))
         batch = self.table.batch(rows, self.collate_targets, weight=weight)
         batch.feed, batch.step = self.name, step
         seeds = [fold(self.order.seed, "row", self.name, epoch, row) for row in batch.row_ids]
@@ -204,7 +209,7 @@ class Mixture:
 class EvaluationFeed:
     """Every row once, longest first, so that what doesn't fit shows at once."""
 
-    table: TokenTable
+    table: TokenTable | BlockTable
     collate_targets: TargetCollator | None
     max_tokens: int
     rank: int = 0

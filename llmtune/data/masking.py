@@ -172,12 +172,13 @@ def _without_blanks(letter: str) -> bool:
 
 
 def bytes_of_tokens(tokenizer: Any) -> np.ndarray | None:
-    """(V,) the bytes of text that each token stands for, of a byte-level tokenizer; None: another one."""
+    """(V,) the bytes of text that each token stands for, of a tokenizer of bytes or characters; None: another one."""
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    letters = _byte_letters()
+    letters, special = _byte_letters(), set(tokenizer.all_special_tokens)
+    if "\u0120" not in tokens and all(len(token) == 1 for token in tokens if token not in special):
+        return np.array([0 if token in special else len(token.encode()) for token in tokens])
     if "\u0120" not in tokens or any(token.startswith("\u2581") for token in tokens):
         return None
-    special = set(tokenizer.all_special_tokens)
     return np.array([
         0 if token in special else len(token) if all(letter in letters for letter in token) else len(token.encode())
         for token in tokens

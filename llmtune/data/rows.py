@@ -81,7 +81,7 @@ def read_splits(
     DataError with all faults of a stage; Stopped when `should_stop()` turns true.
     """
     wanted = [split for split in SPLITS if split in (only or SPLITS)]
-    given = _given(settings, wanted)
+    given = given_splits(settings, wanted)
     found = collect({split: partial(find_sources, split, item, settings.format) for split, item in given.items()})
     found = {
         split: [hub.load(source, split, offline) if source.format == "hub" else source for source in listed]
@@ -103,7 +103,7 @@ def opened(folder: Path, fingerprint: str) -> RawSplits:
     return RawSplits({split: open_arrow(folder / f"{split}.arrow") for split in report["splits"]}, report, fingerprint)
 
 
-def _given(settings: DataSettings, wanted: list[str]) -> dict[str, str | list[str]]:
+def given_splits(settings: DataSettings, wanted: list[str]) -> dict[str, str | list[str]]:
     """The splits that have to be read: those wanted and named, and train where others are taken from it."""
     named = {split: getattr(settings, split) for split in SPLITS}
     taken = [split for split, share in shares_of(settings).items() if split in wanted and share > 0]
@@ -123,7 +123,7 @@ def _key_parts(
     settings: DataSettings, roles: Sequence[Role], wanted: list[str], found: dict[str, list[Any]]
 ) -> dict[str, Any]:
     plain = dataclasses.asdict(settings)
-    content = {split: [(source.shown, _content(source)) for source in listed] for split, listed in found.items()}
+    content = {split: [(source.shown, content_of(source)) for source in listed] for split, listed in found.items()}
     return {
         "content": content,
         "settings": {name: plain[name] for name in READ_SETTINGS},
@@ -137,7 +137,7 @@ def _key_parts(
     }
 
 
-def _content(source: Any) -> Any:
+def content_of(source: Any) -> Any:
     """What changes when the rows of a source change."""
     if isinstance(source, hub.HubSplit):
         return source.fingerprint

@@ -185,7 +185,7 @@ class SplitBuild:
             raise DataError(
                 *faults, Fault(f"data.{split}", f"{bad} of {record.read} rows can't be used{more}", allowed, fix)
             )
-        if not record.keys:
+        if bad == record.read:
             reasons = ", ".join(f"{reason}: {entry['count']}" for reason, entry in record.dropped.items())
             why = f"all {record.read} rows were dropped ({reasons})" if record.read else "its files hold no rows"
             raise DataError(Fault(f"data.{split}", f"no row is left: {why}"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -196,13 +196,25 @@ def _summed(
     return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum", label_smoothing=smoothing)
 
 
-def row_sums(head: LanguageHead, hidden_BTD: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
-    """By row the sum of the cross-entropy and the number of words that it is a sum of: (B, 2). Without gradient."""
+def logits_loss(logits_BTV: torch.Tensor, targets_BT: torch.Tensor) -> Loss:
+    """The same of scores that are there already."""
+    wanted_BT = targets_BT != IGNORED
+    total = F.cross_entropy(logits_BTV[wanted_BT].float(), targets_BT[wanted_BT], reduction="sum")
+    return Loss(total, wanted_BT.sum().float())
+
+
+def row_sums(
+    head: Callable[[torch.Tensor], torch.Tensor], hidden_BTD: torch.Tensor, targets_BT: torch.Tensor
+) -> torch.Tensor:
+    """By row the sum of the cross-entropy and the number of words that it is a sum of: (B, 2). Without gradient.
+
+    `head`: hidden_ND -> logits_NV, such as a LanguageHead.
+    """
     wanted_BT = targets_BT != IGNORED
     rows_N = wanted_BT.nonzero()[:, 0]
     hidden_ND, targets_N = hidden_BTD[wanted_BT], targets_BT[wanted_BT]
     sums_B2 = torch.zeros(len(targets_BT), 2, device=hidden_BTD.device)
-    piece = max(1, MOST_SCORES // (4 * head.num_words))
+    piece = max(1, MOST_SCORES // (4 * getattr(head, "num_words", hidden_BTD.shape[-1])))
     for start in range(0, len(targets_N), piece):
         part = slice(start, start + piece)
         losses_N = F.cross_entropy(head(hidden_ND[part]).float(), targets_N[part], reduction="none")

@@ -1,6 +1,7 @@
-"""Language modelling of plain texts: an encoder finds hidden words, a decoder the next ones.
+"""Language modelling of plain texts: an encoder finds hidden words, a decoder the next ones, an encoder-decoder spans.
 
-A line is a row, longer ones become several; the score is the mean loss of a word, with the same words hidden each time.
+Rows are blocks, cut out of all texts end to end, or the texts themselves, of which longer ones become several. The
+score is the mean loss of a word, with the same words hidden each time.
 
 Legend: N or B rows, T tokens, D width.
 """
@@ -16,19 +17,29 @@ from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Batch, Loss
+from llmtune.data.labels import Labelled
 from llmtune.data.plain_text import PlainText, PlainTextEncoder
+from llmtune.data.split_build import SPLITS
+from llmtune.data.text_stream import DOCUMENTS
 
 if TYPE_CHECKING:
     import torch
 
     from llmtune.scoring.predictions import Chunk, Predictions
 
-FITS = {"masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)"}
-OTHER = {"masked": "causal_lm", "causal": "masked_lm"}
+KINDS = {"masked": "masked", "causal": "causal", "denoising": "sequence"}
+"""model.language_head.language_kind of the models that a form is for"""
+FITS = {
+    "masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)",
+    "denoising": "an encoder-decoder of T5's kind",
+}  # fmt: skip
+TASK_OF = {"masked": "masked_lm", "causal": "causal_lm", "sequence": "denoising"}
 WITHOUT_LABELS = (
-    "masked_lm", "causal_lm", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc",
+    "masked_lm", "causal_lm", "denoising", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc",
 )  # fmt: skip
 """objectives that ask for texts alone"""
+OF_BLOCKS = ("masked_lm", "causal_lm", "denoising", "l2_sp", "ewc")
+"""those of them that a block serves as well"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +48,47 @@ class LanguageModeling:
     kind: str
     form: str
     metric: str
+    blocks: bool
+    documents: str
 
     def __post_init__(self) -> None:
-        one_of("form", self.form, ("masked", "causal"))
+        one_of("form", self.form, tuple(KINDS))
         one_of("metric", self.metric, ("loss", "perplexity", *(["bits_per_byte"] if self.form == "causal" else [])))
+        one_of("documents", self.documents, DOCUMENTS)
+        if not self.blocks and self.documents != "line":
+            raise ValueError(f"documents={self.documents} is for blocks=true; a row of its own is a line")
 
     def check(self, prospect: Prospect) -> None:
         from llmtune.model.language_head import language_kind
 
-        if language_kind(prospect.model_config) != self.form:
+        kind = language_kind(prospect.model_config)
+        if kind != KINDS[self.form]:
             given = f"{prospect.config.model.name} ({prospect.model_config.model_type}) is none"
-            allowed = f"{self.name} trains {FITS[self.form]}"
-            raise ModelError(Fault("task", given, allowed, f"type task={OTHER[self.form]}"))
-        asking = [name for name in prospect.config.objective if name not in WITHOUT_LABELS]
-        if asking:
-            raise ConfigError(*(
-                Fault("objective", f"{name} needs labels, task={self.name} has none",
-                      f"allowed: {', '.join(WITHOUT_LABELS)}", f"type objective=[{self.name}]")
-                for name in asking
-            ))  # fmt: skip
+            fix = f"type task={TASK_OF[kind]}" if kind in TASK_OF else ""
+            raise ModelError(Fault("task", given, f"{self.name} trains {FITS[self.form]}", fix))
+        faults = [
+            Fault("objective", f"{name} needs labels, task={self.name} has none",
+                  f"allowed: {', '.join(WITHOUT_LABELS)}", f"type objective=[{TASK_OF[kind]}]")
+            for name in prospect.config.objective if name not in WITHOUT_LABELS
+        ]  # fmt: skip
+        if self.blocks:
+            faults += self._refuse_for_blocks(prospect.config)
+        if faults:
+            raise ConfigError(*faults)
+
+    def _refuse_for_blocks(self, config: Any) -> list[Fault]:
+        """What reads texts one by one has nothing to read in blocks."""
+        fix = "type task.blocks=false"
+        faults = [
+            Fault(f"objective.{name}", "looks at texts one by one, and rows are blocks of text end to end",
+                  f"of blocks: {', '.join(OF_BLOCKS)}", fix)
+            for name, part in config.objective.items()
+            if name in WITHOUT_LABELS and name not in OF_BLOCKS and getattr(part, "rows", None) is None
+        ]  # fmt: skip
+        if config.augmentation:
+            faults.append(Fault("augmentation", "changes texts one by one, and rows are blocks of text end to end",
+                                "augmentation=[]", fix))  # fmt: skip
+        return faults
 
     def build(self) -> LanguageModelingTask:
         return LanguageModelingTask(self)
@@ -68,30 +101,36 @@ class LanguageModelingTask(PlainText):
     labels = None
     mode = "min"
     num_outputs = 3
-    fields = ("label", "loss", "words")
+    fields = ("loss", "perplexity", "words")
+    table_names = ("loss", "perplexity", "words")
 
     def __init__(self, settings: LanguageModeling):
         self.settings = settings
         self.metric = settings.metric
-        self.fits = f"it trains {FITS[settings.form]}; type task={OTHER[settings.form]}"
-        words = {"masked": "fill-mask", "causal": "text-generation"}[settings.form]
-        onwards = "train on with model=pretrained model.path=DIR/model"
-        self.use = f"transformers.pipeline('{words}', 'DIR/model'), or {onwards}"
+        self.in_blocks, self.documents = settings.blocks, settings.documents
+        self.next_words = settings.form == "causal"
+        self.fits = f"it trains {FITS[settings.form]}"
+        self._tokenizer: Any = None
         self._scores: Any = None
         self._head: Any = None
 
     # ---- data ----
 
-    def encoder(self, tokenizer: Any) -> PlainTextEncoder:
-        from llmtune.model.word_scores import WordScores
+    def read_labels(self, raw: Any, label_names: Any, delimiter: str | None) -> Labelled:
+        """Raises nothing: there are none."""
+        if not self.in_blocks:
+            return super().read_labels(raw, label_names, delimiter)
+        return Labelled("plain_text", None, {split: [None] for split in SPLITS}, {split: {} for split in SPLITS})
 
-        if self.settings.form == "masked" and tokenizer.mask_token_id is None:
-            return PlainTextEncoder(tokenizer)  # its model will be refused
-        self._scores = WordScores(self.settings.form, tokenizer)
-        if self.metric == "bits_per_byte" and self._scores.bytes_V is None:
+    def encoder(self, tokenizer: Any) -> PlainTextEncoder:
+        """Raises ConfigError where bytes are asked for and not known."""
+        from llmtune.data.masking import bytes_of_tokens
+
+        self._tokenizer, self._scores, self._head = tokenizer, None, None
+        if self.metric == "bits_per_byte" and not self.in_blocks and bytes_of_tokens(tokenizer) is None:
             raise ConfigError(
                 Fault("task.metric", "bits_per_byte, but the bytes of this tokenizer's tokens are not known",
-                      "a byte-level tokenizer (GPT-2, Llama 3, Qwen)", "type task.metric=loss")
+                      "blocks of text, or a byte-level tokenizer (GPT-2, Llama 3, Qwen)", "type task.blocks=true")
             )  # fmt: skip
         return PlainTextEncoder(tokenizer)
 
@@ -108,7 +147,7 @@ class LanguageModelingTask(PlainText):
     def model_class(self) -> Any:
         from llmtune.model.language_head import language_class
 
-        return language_class(self.settings.form)
+        return language_class(KINDS[self.settings.form])
 
     def config_values(self) -> dict[str, Any]:
         return {}
@@ -122,9 +161,11 @@ class LanguageModelingTask(PlainText):
     def run(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each row the loss of its words as a sum, their number, and the bytes that they are: (B, 3)."""
         from llmtune.model.language_head import LanguageHead
+        from llmtune.model.word_scores import WordScores
 
         if self._head is None or self._head[0] is not model:
             self._head = (model, LanguageHead(model, trained=False, shared=True))
+            self._scores = WordScores(KINDS[self.settings.form], self._tokenizer, model.config)
         return self._scores.sums(model.base_model, self._head[1], batch)
 
     def loss(self, outputs_B3: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> Loss:
@@ -143,19 +184,36 @@ class LanguageModelingTask(PlainText):
         return {**scores, **({"bits_per_byte": total / math.log(2) / num_bytes} if num_bytes else {})}
 
     def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """For each row its mean loss and over how many words."""
+        """For each row the mean loss of its words in nats, `perplexity` = exp of it, and over how many words."""
         return [
-            {"label": None, "loss": round(float(total / words), 6) if words else None, "words": int(words)}
-            for total, words, _ in chunk.outputs
-        ]
+            {"loss": round(float(total / words), 6), "perplexity": round(math.exp(min(700.0, total / words)), 4),
+             "words": int(words)}
+            if words else {"loss": None, "perplexity": None, "words": 0}
+            for total, words, _ in (output.tolist() for output in chunk.outputs)
+        ]  # fmt: skip
+
+    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
+        return [decoded[name] for name in self.table_names]
+
+    def judge(self, predictions: Predictions, num_worst: int) -> dict[str, Any]:
+        """`worst`: the rows whose words were the hardest to foresee."""
+        import heapq
+
+        rows = (
+            (decoded["loss"], chunk.start + row)
+            for chunk in predictions.chunks() for row, decoded in enumerate(self.decode(chunk))
+            if decoded["loss"] is not None
+        )  # fmt: skip
+        worst = heapq.nlargest(num_worst, rows)
+        found = predictions.some([row for _, row in worst])
+        return {"worst": [
+            {"file": found.columns["file"][place], "line": found.columns["line"][place], "gold": "its words",
+             "predicted": f"with a loss of {loss:.4f}", "text": found.columns["text"][place]}
+            for place, (loss, _) in enumerate(worst)
+        ]}  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
-        """Raises ConfigError: a language model has no labels to predict or to be scored by."""
-        raise ConfigError(
-            Fault("model", f"a language model (task={self.settings.name}) gives words and no labels",
-                  "predict and evaluate are for models with labels",
-                  self.use)
-        )  # fmt: skip
+        """There is nothing but the settings."""

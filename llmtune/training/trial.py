@@ -90,7 +90,10 @@ def _evaluate_once(composite: Composite, feed: EvaluationFeed, machine: Machine)
     batch = feed.worst()
     if batch is not None:
         with machine.inference():
-            composite.model(**batch.to(machine.device).views["clean"])
+            view = batch.to(machine.device).views["clean"]
+            writes = getattr(composite.model.config, "is_encoder_decoder", False) and composite.model.can_generate()
+            given = view.get("decoder_input_ids", view["input_ids"])  # a text that a task will cut in two itself
+            composite.model(**{**view, "decoder_input_ids": given} if writes else view)
 
 
 def _clean(composite: Composite, optimizer: torch.optim.Optimizer) -> None:
