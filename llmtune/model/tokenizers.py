@@ -1,7 +1,12 @@
-"""Tokenizers trained on the spot, for models that are made from config: WordPiece, byte-level BPE, Unigram."""
+"""Tokenizers trained on the spot, for models that are made from config: WordPiece, byte-level BPE, Unigram, characters.
+
+The same texts give the same vocabulary, on every machine and in every process: see what is done for that below.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -9,11 +14,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llmtune.config.settings import TokenizerSettings
+from llmtune.core.errors import ConfigError, Fault
 
 BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 OTHER_TOKENS = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 SENTINELS = tuple(f"<extra_id_{i}>" for i in range(32))
 """of T5's kind: they stand for what was taken out of a text"""
+DIGITS = 6
+"""of a Unigram score: sums of floats in another order differ in the 15th"""
+PENALTY = 1e-4
+"""step between the scores that the Unigram trainer gives to characters which training left without one"""
+NEAR = 1e-3
+"""of such a step: what rounding may put between two that are alike"""
 DECODERS = ("gpt2", "llama", "qwen", "mistral", "gemma", "opt", "phi")
 
 
@@ -24,9 +36,13 @@ def train_tokenizer(
     tokens = BERT_TOKENS if settings.kind == "wordpiece" else OTHER_TOKENS
     if settings.kind == "wordpiece":
         tokenizer = _wordpiece(settings, tokens, list(texts))
+    elif settings.kind == "characters":
+        tokenizer = _characters(settings, tokens, texts)
     else:
         tokenizer, trainer = _blank(settings, tokens, SENTINELS if "t5" in config.model_type else ())
-        tokenizer.train_from_iterator(texts, trainer)
+        _train(tokenizer, texts, trainer, settings)
+        if settings.kind == "unigram":
+            tokenizer = _settled(tokenizer, tokens)
     if not config.model_type.startswith(DECODERS):
         ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -69,6 +85,61 @@ def _blank(
             vocab_size=settings.vocab_size, special_tokens=special, unk_token=tokens["unk"], show_progress=False
         )
     return tokenizer, trainer
+
+
+def _train(
+    tokenizer: Tokenizer, texts: Iterable[str], trainer: trainers.Trainer, settings: TokenizerSettings
+) -> None:
+    try:
+        tokenizer.train_from_iterator(texts, trainer)
+    except Exception as error:  # the library has no class of its own
+        if "contain all chars" not in str(error):
+            raise
+        given = f"{settings.vocab_size}, and the texts have more different characters"
+        raise ConfigError(Fault("model.tokenizer.vocab_size", given, "a piece for each of them and room for longer ones",
+                                f"type model.tokenizer.vocab_size={4 * settings.vocab_size}")) from error  # fmt: skip
+
+
+def _settled(tokenizer: Tokenizer, tokens: dict[str, str]) -> Tokenizer:
+    """The same Unigram vocabulary whatever the order in which its trainer's hash tables were walked.
+
+    That order decides two things. Sums differ in their last digits: scores are rounded. And characters that training
+    left without a score get the lowest one plus 0.0001, 0.0002, ... in the order in which they were met: all get the
+    lowest. Pieces then stand by score, and where scores are equal by text.
+    """
+    plain = json.loads(tokenizer.to_str())
+    special = {token["content"] for token in plain["added_tokens"]}
+    pieces = [(piece, score) for piece, score in plain["model"]["vocab"] if piece not in special]
+    lowest = min(score for _, score in pieces)
+    levels: dict[int, list[str]] = {}
+    for piece, score in pieces:
+        level = (score - lowest) / PENALTY
+        if len(piece) == 1 and abs(level - round(level)) < NEAR:
+            levels.setdefault(round(level), []).append(piece)
+    without = {piece for level in itertools.takewhile(levels.__contains__, itertools.count()) for piece in levels[level]}
+    settled = [(piece, round(lowest if piece in without else score, DIGITS)) for piece, score in pieces]
+    settled.sort(key=lambda entry: (-entry[1], entry[0]))
+    first = [[piece, score] for piece, score in plain["model"]["vocab"] if piece in special]
+    plain["model"]["vocab"] = [*first, *map(list, settled)]
+    plain["model"]["unk_id"] = next(i for i, (piece, _) in enumerate(first) if piece == tokens["unk"])
+    return Tokenizer.from_str(json.dumps(plain))
+
+
+def _characters(settings: TokenizerSettings, tokens: dict[str, str], texts: Iterable[str]) -> Tokenizer:
+    """A token a character: the most frequent ones, as many as there is room for."""
+    special = list(tokens.values())
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.lower() if settings.lowercase else text)
+    often = [char for char in counts if counts[char] >= settings.min_frequency]
+    kept = sorted(often, key=lambda char: (-counts[char], char))[: settings.vocab_size - len(special)]
+    words = {token: number for number, token in enumerate([*special, *sorted(kept)])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token=tokens["unk"]))
+    if settings.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
 
 
 def _wordpiece(settings: TokenizerSettings, tokens: dict[str, str], texts: Sequence[str]) -> Tokenizer:
