@@ -9,8 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmtune.core.errors import DataError, Fault
+
+SHOWN_ROWS = 20
 Piece = tuple[Sequence[int], bool]
 """tokens, and are they to be written by the model?"""
+
+
+class BadRows(DataError):
+    """Rows of which an encoder can make no tokens. `reasons`: by number among the rows of the call."""
+
+    def __init__(self, reasons: Mapping[int, str]):
+        self.reasons = dict(reasons)
+        super().__init__(*self.faults_at({number: f"row {number + 1} of those read together" for number in reasons}))
+
+    def at(self, places: Sequence[str]) -> DataError:
+        """The same, with `file:line` of all rows of the call."""
+        return DataError(*self.faults_at(dict(enumerate(places))))
+
+    def faults_at(self, places: Mapping[int, str]) -> list[Fault]:
+        shown = [Fault(places[number], reason) for number, reason in list(self.reasons.items())[:SHOWN_ROWS]]
+        more = len(self.reasons) - len(shown)
+        return [*shown, Fault("rows", f"{more} more of these can't be used either")] if more else shown
 
 
 def decoder_row(pieces: Sequence[Piece]) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ wrote is found by the template's {% generation %} marks, or by asking the templa
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ class ChatTemplate:
         self.tokenizer, self.text = tokenizer, text
         self.is_marked = bool(MARKS.search(text))
         self.num_joined = 0
-        """answers so far whose first token would have been one with the template's last"""
+        """dialogues so far of which an answer's first characters would have changed the tokens before it"""
         self.stop = self._stop()
         """the token that ends an assistant's turn"""
 
@@ -111,11 +112,21 @@ class ChatTemplate:
             BadValue: the template refuses it, or does not tell what the assistant writes.
         """
         text = self.render(messages, tools)
-        return self._tokenised(text, self.places(text, messages, tools, turns))
+        places = self.places(text, messages, tools, turns)
+        before = self.num_joined
+        ids, offsets = self._tokenised(text, [place.begin for place in places])
+        self.num_joined = before + (self.num_joined > before)
+        return _pieces(ids, offsets, places)
 
-    def prompt(self, messages: Sequence[Message], tools: Tools) -> list[int]:
-        """Token ids by which the assistant's next turn is asked for. Raises BadValue."""
-        return self._ids(self.render(messages, tools, ask=True))[0]
+    def prompt(self, messages: Sequence[Message], tools: Tools, *, turns: str = "all") -> list[int]:
+        """Token ids by which the assistant's next turn is asked for: those that a row begins with in which it has been
+        given, with the same `turns`. Raises BadValue."""
+        text = self.render(messages, tools, ask=True)
+        begins: list[int] = []
+        if turns == "all" and any(message["role"] == "assistant" for message in messages):
+            with contextlib.suppress(BadValue):  # then there is no such row
+                begins = [place.begin for place in self.places(text, messages, tools)]
+        return self._tokenised(text, begins)[0]
 
     def render(self, messages: Sequence[Message], tools: Tools, *, ask: bool = False) -> str:
         """The text of a dialogue; with `ask` up to where the assistant begins its next turn. Raises BadValue."""
@@ -185,6 +196,12 @@ class ChatTemplate:
                 if not text.startswith(self.stop, end + blanks):
                     raise BadValue(f"the chat template does not end turn {turn + 1} with {self.stop}")
                 end += blanks + len(self.stop)
+            asked = self.render(messages[:turn], tools, ask=True)
+            if text.startswith(asked):
+                if begin < len(asked):
+                    own = text[begin : len(asked)][-30:]
+                    raise BadValue(f"the chat template marks {own!r}, which it writes itself, as the assistant's words")
+                begin = len(asked)
             found[turn] = Place(begin, begin + len(text[begin:end].rstrip()), turn)
         return found
 
@@ -214,39 +231,40 @@ class ChatTemplate:
         )
         return list(made["input_ids"]), list(made["offset_mapping"])
 
-    def _tokenised(self, text: str, places: Sequence[Place]) -> list[Piece]:
-        """Tokens of the text in pieces. Where an answer's first characters would share a token with the template's
-        last, the two are tokenised apart, as they are when the answer is asked for."""
-        ids, offsets = self._ids(text)
-        cuts = [begin for begin in (place.begin for place in places) if _inside_token(begin, offsets)]
-        if cuts:
-            self.num_joined += len(cuts)
-            ids, offsets = [], []
-            for begin, end in zip([0, *cuts], [*cuts, len(text)]):
-                some, where = self._ids(text[begin:end])
-                ids += some
-                offsets += [(begin + one, begin + other) for one, other in where]
-        pieces: list[Piece] = []
-        at = 0
-        for place in places:
-            begin = _first(offsets, place.begin, at)
-            end = _first(offsets, place.end, begin)
-            pieces += [(ids[at:begin], False), (ids[begin:end], True)]
-            at = end
-        return [piece for piece in [*pieces, (ids[at:], False)] if piece[0]]
+    def _tokenised(self, text: str, begins: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of the text and the characters that they stand for.
+
+        Where an answer begins so that its first characters change the tokens before it, the two are tokenised apart,
+        as they are when it is asked for.
+        """
+        done: tuple[list[int], list[tuple[int, int]]] = ([], [])
+        start, (ids, offsets) = 0, self._ids(text)
+        for begin in begins:
+            before, where = self._ids(text[start:begin])
+            if ids[: len(before)] == before and not any(one < begin - start for one, _ in offsets[len(before) :][:1]):
+                continue
+            self.num_joined += 1
+            _add(done, before, where, start)
+            start = begin
+            ids, offsets = self._ids(text[start:])
+        _add(done, ids, offsets, start)
+        return done
 
 
-def _inside_token(place: int, offsets: Sequence[tuple[int, int]]) -> bool:
-    """Does a token begin before `place` and end behind it? Blanks that a tokenizer leaves out of what it says of a
-    token's place belong to the token behind them."""
-    before = 0
-    for begin, end in offsets:
-        if min(begin, before) < place < end:
-            return True
-        if begin >= place:
-            return False
-        before = max(before, end)
-    return False
+def _add(done: tuple[list[int], list[tuple[int, int]]], ids: list[int], where: list[Any], start: int) -> None:
+    done[0].extend(ids)
+    done[1].extend((start + one, start + other) for one, other in where)
+
+
+def _pieces(ids: list[int], offsets: Sequence[tuple[int, int]], places: Sequence[Place]) -> list[Piece]:
+    pieces: list[Piece] = []
+    at = 0
+    for place in places:
+        begin = _first(offsets, place.begin, at)
+        end = _first(offsets, place.end, begin)
+        pieces += [(ids[at:begin], False), (ids[begin:end], True)]
+        at = end
+    return [piece for piece in [*pieces, (ids[at:], False)] if piece[0]]
 
 
 def _first(offsets: Sequence[tuple[int, int]], place: int, at: int) -> int:

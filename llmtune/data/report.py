@@ -24,7 +24,9 @@ def data_report(
         if encoded is not None:
             lengths = encoded.report[split]
             splits[split] |= {
-                name: lengths[name] for name in ("tokens", "overlength", "unknown_share") if name in lengths
+                name: lengths[name]
+                for name in ("tokens", "overlength", "unknown_share", "supervised", "unsupervised", "example")
+                if name in lengths
             }
             splits[split]["rows_kept"] = lengths["rows_kept"]
             over = lengths["overlength"]
@@ -45,7 +47,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for split, facts in report["splits"].items():
         lines.append(f"{split}: {facts['rows_kept']:,} rows {_origin(facts)}")
-        lines += [f"  {line}" for line in (*_dropped(facts), *_labels(facts), *_lengths(facts), *_repeats(facts))]
+        told = (*_dropped(facts), *_labels(facts), *_lengths(facts), *_supervised(facts, split), *_repeats(facts))
+        lines += [f"  {line}" for line in told]
     for pair, shared in report["overlap"].items():
         one, two = pair.split("/")
         if shared["near_rows"]:
@@ -109,6 +112,21 @@ def _lengths(facts: dict[str, Any]) -> list[str]:
     if facts.get("unknown_share", 0) > UNKNOWN_SHARE:
         share = facts["unknown_share"]
         lines.append(f"warning: {share:.0%} of the tokens are unknown to the tokenizer; does it know this language?")
+    return lines
+
+
+def _supervised(facts: dict[str, Any], split: str) -> list[str]:
+    """Which share of the tokens is to be written by the model, and one row in which it is marked."""
+    lines = []
+    if facts.get("example") and "supervised" in facts:
+        found = facts["supervised"]
+        lines.append(f"learnt: {found['tokens']:,} tokens, {found['share']:.1%} of all")
+        if split == "train":
+            lines.append("one row, what is learnt in \u27e6 \u27e7:")
+            lines += [f"  | {line}" for example in facts["example"] for line in example.splitlines()]
+    if "unsupervised" in facts:
+        idle = facts["unsupervised"]
+        lines.append(f"dropped {idle['rows']:,}: the answer is empty ({', '.join(idle['lines'][:SHOWN_LINES])})")
     return lines
 
 

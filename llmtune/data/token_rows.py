@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ import numpy as np
 import pyarrow
 
 from llmtune.core.errors import DataError, Fault, Stopped
+from llmtune.data.answer_faults import empty_answers, long_answers, uncut_answers
+from llmtune.data.answer_rows import BadRows
 
 if TYPE_CHECKING:
     import datasets
@@ -26,10 +29,11 @@ row, where what it costs is not how many tokens it has; and further numbers, whi
 
 What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
 row becomes several sequences, or a method `windows` where it becomes several rows (data.plain_text). An encoder that
-has a method `told` says by it what the user should know of the rows since it was last asked.
+has a method `told` says by it what the user should know of the rows since it was last asked; by `example`, how one of
+them looks. Rows of which it can make no tokens it tells by data.answer_rows.BadRows.
 
 One that makes answers (`wanted`) has `keeps_answers = True` where it cuts what stands before them and never them: rows
-that are too long all the same are refused."""
+that are too long all the same are refused; and `max_answer_tokens`, where answers may have fewer tokens than rows."""
 
 BATCH_ROWS, BATCH_CHARS = 1000, 1_000_000
 HUGE_CHARS = 200_000
@@ -103,7 +107,10 @@ class TokenRows:
                     raise Stopped("stopped while encoding data")
                 if targets is not None:
                     columns["target"] = targets[start : start + len(columns["file"])]
-                batch = self._batch(columns, kind)
+                try:
+                    batch = self._batch(columns, kind)
+                except BadRows as bad:
+                    raise bad.at(_places(columns, range(len(columns["file"])))) from None
                 stream = stream or pyarrow.ipc.new_stream(file, batch.schema)
                 stream.write_batch(batch)
             if stream is not None:
@@ -153,7 +160,8 @@ class TokenRows:
         batch = pyarrow.RecordBatch.from_pydict(data)
         left_out = over if self.limits.on_overlength == "drop" else []
         if "wanted" in tokens:
-            left_out = sorted({*left_out, *self._without_answer(tokens["target"], columns)})
+            idle = self._without_answer(tokens["target"], columns)
+            left_out = sorted({*left_out, *idle, *self._with_long_answer(tokens["target"], columns)})
         if left_out:
             keep = np.setdiff1d(np.arange(len(ids)), left_out)
             batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
@@ -169,14 +177,20 @@ class TokenRows:
         """Rows of which nothing would be learnt. DataError unless they are to be dropped."""
         idle = [row for row, target in enumerate(targets) if not len(target)]
         if idle and self.limits.on_unsupervised == "error":
-            raise DataError(*(
-                Fault(place, "nothing of it is to be written: the answer is empty", "data.on_unsupervised=error",
-                      "data.on_unsupervised=drop leaves such rows out")
-                for place in _places(columns, idle[:SHOWN_LINES])
-            ))  # fmt: skip
+            raise empty_answers(_places(columns, idle[:SHOWN_LINES]))
         self.idle_rows += len(idle)
         self.idle_lines += _places(columns, idle[: SHOWN_LINES - len(self.idle_lines)])
         return idle
+
+    def _with_long_answer(self, targets: Sequence[Sequence[int]], columns: dict[str, list[Any]]) -> list[int]:
+        """Rows whose answer has more tokens than the task lets it have. DataError unless they are to be dropped."""
+        most: int = getattr(self.encode, "max_answer_tokens", sys.maxsize)
+        long = [row for row, target in enumerate(targets) if len(target) > most]
+        if long and self.limits.on_overlength != "drop":
+            raise long_answers(_places(columns, long[:SHOWN_LINES]), [len(targets[row]) for row in long], most)
+        self.over_rows += len(long)
+        self.over_lines += _places(columns, long[: SHOWN_LINES - len(self.over_lines)])
+        return long
 
     def _encoded(
         self, texts: dict[str, list[Any]], columns: dict[str, list[Any]]
@@ -216,12 +230,7 @@ class TokenRows:
         long = [row for row, length in enumerate(lengths) if length > most]
         assert not long or getattr(self.encode, "keeps_answers", False)
         if long:
-            raise DataError(*(
-                Fault(place, f"the answer is too long to be kept whole: {lengths[row]} tokens with what must stand "
-                      f"before it, and data.max_tokens is {most}", "", "a larger data.max_tokens, or "
-                      "data.on_overlength=drop")
-                for row, place in zip(long, _places(columns, long[:SHOWN_LINES]))
-            ))  # fmt: skip
+            raise uncut_answers(_places(columns, long[:SHOWN_LINES]), [lengths[row] for row in long], most)
 
     def _split(self, columns: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Tokens and columns, a row for each window of a text that is too long for one."""
@@ -256,8 +265,7 @@ class TokenRows:
             facts["supervised"] = {"tokens": self.supervised, "share": self.supervised / max(1, self.tokens_kept)}
         if self.idle_rows:
             facts["unsupervised"] = {"rows": self.idle_rows, "lines": self.idle_lines}
-        if hasattr(self.encode, "told"):
-            facts["told"] = self.encode.told()
+        facts |= {name: getattr(self.encode, name)() for name in ("example", "told") if hasattr(self.encode, name)}
         if self.unknown_id is not None:
             facts["unknown_share"] = self.unknown / max(1, self.tokens_kept)
         return facts

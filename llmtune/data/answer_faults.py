@@ -1,0 +1,32 @@
+"""What is said of rows whose answers can't be learnt as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmtune.core.errors import DataError, Fault
+
+
+def empty_answers(places: Sequence[str]) -> DataError:
+    """`places`: `file:line` of each."""
+    given = "nothing of it is to be written: the answer is empty"
+    fix = "data.on_unsupervised=drop leaves such rows out"
+    return DataError(*(Fault(place, given, "data.on_unsupervised=error", fix) for place in places))
+
+
+def long_answers(places: Sequence[str], lengths: Sequence[int], most: int) -> DataError:
+    """Answers of more than `task.max_target_tokens`."""
+    fix = "a larger one, or data.on_overlength=drop leaves such rows out"
+    return DataError(*(
+        Fault(place, f"the answer has {length} tokens", f"task.max_target_tokens={most}", fix)
+        for place, length in zip(places, lengths)
+    ))  # fmt: skip
+
+
+def uncut_answers(places: Sequence[str], lengths: Sequence[int], most: int) -> DataError:
+    """Rows of so many tokens although all that may be lost of them was cut."""
+    return DataError(*(
+        Fault(place, f"the answer is too long to be kept whole: {length} tokens with what must stand before it, and "
+              f"data.max_tokens is {most}", "", "a larger data.max_tokens, or data.on_overlength=drop")
+        for place, length in zip(places, lengths)
+    ))  # fmt: skip
