@@ -42,6 +42,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     from llmtune.run.metrics_log import MetricsLog
     from llmtune.training.ema import make_average
     from llmtune.training.freezing import Freezing
+    from llmtune.training.look_before import look_before
     from llmtune.training.step import Stepper
     from llmtune.training.trainer import Trainer
     from llmtune.training.trial import try_worst
@@ -63,6 +64,11 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None)
+    if getattr(prepared.task, "looks_before", False):
+        look_before(
+            prepared.task, composite.model, prepared.splits, prepared.tokenizer, machine,
+            max_tokens=feed.micro_tokens, should_stop=lambda: bool(stop), say=console.say,
+        )  # fmt: skip
     average = make_average(composite, optimizer, train, prepared.num_steps)
     prefix = _prefix_cache(prepared, parts, policy, machine, feed, validation, averaged=average is not None)
     trains = trains_lines(freezing, optimizer.param_groups, prepared.peak_lr, prepared.num_steps)

@@ -17,8 +17,8 @@ from llmtune.data.conversation import Message, check_calls, check_order, convers
 from llmtune.data.tool_schemas import read_tools
 from llmtune.data.values import BadValue
 
-CHOSEN = replace(roles.CHOSEN, required=True, unless="label", kind="turns", known_before=True, sparse=True)
-REJECTED = replace(roles.REJECTED, required=True, unless="label", kind="turns", known_before=True, sparse=True)
+CHOSEN = replace(roles.CHOSEN, required=False, kind="turns", known_before=True, sparse=True)
+REJECTED = replace(roles.REJECTED, required=False, kind="turns", known_before=True, sparse=True)
 JUDGED = replace(roles.LABEL, required=False, guesses=("label", "desirable", "thumbs_up", "kto_tag"), sparse=True)
 RESPONSE = replace(conversation.RESPONSE, guesses=("response", "completion", "answer", "output"))
 PROMPT = replace(conversation.PROMPT, required=False)

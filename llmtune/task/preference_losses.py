@@ -8,6 +8,8 @@ Legend: P pairs, S answers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -87,3 +89,33 @@ def kto(
 def bradley_terry(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> torch.Tensor:
     """-log sigmoid(r(chosen) - r(rejected)) of each pair's rewards (Ouyang et al., arXiv 2203.02155, equation 1)."""
     return -F.logsigmoid(chosen_P - rejected_P)
+
+
+def rewards(loss: str, beta: float, logp: Any, tokens: Any, reference: Any) -> Any:
+    """The reward that a loss gives an answer by: arrays or tensors of any shape, all alike.
+
+    dpo and kto: beta log(p / ref); ipo: the same per token; simpo and orpo: beta log p per token.
+    """
+    if loss in ("simpo", "orpo"):
+        return beta * logp / tokens
+    return beta * (logp - reference) / (tokens if loss == "ipo" else 1)
+
+
+def pair_losses(
+    settings: Any, beta: float, chosen: tuple[torch.Tensor, ...], rejected: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    """The loss that `settings.loss` names, of each pair (P,). Both sides: log-probabilities, numbers of tokens, and
+    log-probabilities by the reference."""
+    loss = settings.loss
+    if loss in ("simpo", "orpo"):
+        chosen_P, rejected_P = chosen[0] / chosen[1], rejected[0] / rejected[1]
+        if loss == "simpo":
+            return simpo(chosen_P, rejected_P, beta, settings.gamma)
+        return orpo(chosen_P, rejected_P, beta)
+    ratios = [
+        (logp_P - reference_P) / (tokens_P if loss == "ipo" else 1)
+        for logp_P, tokens_P, reference_P in (chosen, rejected)
+    ]
+    if loss == "ipo":
+        return ipo(ratios[0] - ratios[1], beta)
+    return dpo(ratios[0] - ratios[1], beta, settings.label_smoothing)
