@@ -20,6 +20,7 @@ from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data import columns, hub, splits
 from llmtune.data.answer_places import check_answers
 from llmtune.data.arrow_files import RowWriter, copy_rows
+from llmtune.data.audio import check_recording
 from llmtune.data.columns import Column
 from llmtune.data.conversation import check_row as check_dialogue
 from llmtune.data.entity_pairs import check_pair
@@ -33,7 +34,7 @@ SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
 ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {
     "answers": check_answers, "head": check_pair, "messages": check_dialogue,
-    "rejected": check_preference,
+    "rejected": check_preference, "audio": check_recording,
 }  # fmt: skip
 """by role that a task asks for: what looks whether the values of a row fit together, and raises BadValue"""
 

@@ -15,7 +15,7 @@ from llmtune.data.token_rows import NOT_TEXT, PLAIN, longest_sequences, makes_wi
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task
-from llmtune.model.backbone import settle_pad_token
+from llmtune.model.backbone import open_tokenizer
 from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.training.evaluation import LossSum, predict
 
@@ -102,20 +102,21 @@ class Predictor:
 
 def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, Any]:
     """Model in fp32 and eval mode, and tokenizer. Raises ModelError where the folder is not whole."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
+        if hasattr(task, "meet_model"):
+            task.meet_model(AutoConfig.from_pretrained(place.model))
         model, missing = open_model(place.model, task.model_class(), place.card, plugins)
-        tokenizer = AutoTokenizer.from_pretrained(place.model)
+        tokenizer = open_tokenizer(place.model)
     except Exception as error:  # whatever transformers, safetensors or tokenizers find wrong with a damaged file
         words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(Fault(str(place.model), f"can't be opened: {words}", "the model/ as a run left it")) from error
     if missing:
         given = f"lacks weights: {', '.join(missing[:4])}"
         raise ModelError(Fault(str(place.model), given, "the model/ as a run left it"))
-    settle_pad_token(tokenizer)
     return model, tokenizer
 
 
