@@ -86,13 +86,14 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     raw, labels = labelled
     stop.check("reading data")
     tokenizer = _tokenizer(config, task, raw, model_config, console)
-    max_tokens = _max_tokens(config, model_config, tokenizer)
+    max_tokens = _max_tokens(config, task, model_config, tokenizer)
     encoded = encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
     task.set_loss(config.train, _targets(labels, encoded))
     feeds = own_feeds(config, tokenizer, max_tokens, console, stop)
     watched = watched_rows(config, model_config, tokenizer, max_tokens, console, stop)
     network = _on_meta(config, task, model_config, tokenizer)
-    _refuse_strange_ids(config, network, encoded.splits)
+    if not hasattr(task, "complete"):  # whose rows hold no ids
+        _refuse_strange_ids(config, network, encoded.splits)
     _refuse_idle_patience(config, encoded.splits)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     order = make_order(config, encoded.splits["train"])
@@ -164,11 +165,9 @@ def _hardware(config: Config) -> None:
 
 def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: Console) -> Any:
     """The model's tokenizer; one trained on the training rows, and on what a task says itself, is kept in the cache."""
-    from transformers import AutoTokenizer
-
     from llmtune.data.cache import cached, code_version
-    from llmtune.model import tokenizers
-    from llmtune.model.backbone import load_tokenizer, settle_pad_token
+    from llmtune.model import speech_tokenizers, tokenizers
+    from llmtune.model.backbone import load_tokenizer, open_tokenizer
 
     settings = config.model
     if settings.tokenizer is None:
@@ -183,13 +182,12 @@ def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: 
 
     key = {
         "rows": raw.fingerprint, "settings": dataclasses.asdict(settings.tokenizer),
-        "config": model_config.to_dict(), "code": code_version(tokenizers), **({"own": own} if own else {}),
+        "config": model_config.to_dict(), "code": code_version(tokenizers, speech_tokenizers),
+        **({"own": own} if own else {}),
     }  # fmt: skip
     key = json.loads(json.dumps(key, default=str))
     folder = cached("tokenizer", key, build, _cache_root(config), console.note)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    settle_pad_token(tokenizer)
-    return _with_new_tokens(tokenizer, task)
+    return _with_new_tokens(open_tokenizer(folder), task)
 
 
 def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
@@ -219,11 +217,12 @@ def _cache_root(config: Config) -> Path | None:
     return Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
 
 
-def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
+def _max_tokens(config: Config, task: Any, model_config: Any, tokenizer: Any) -> int:
     from llmtune.model.backbone import LONGEST, longest_row
 
     virtual = getattr(config.adapter, "virtual_tokens", 0)
-    most = longest_row(model_config, tokenizer) - virtual
+    own = task.longest_row(model_config) if hasattr(task, "longest_row") else None
+    most = (longest_row(model_config, tokenizer) if own is None else own) - virtual
     if virtual and most < virtual:
         raise ConfigError(
             Fault("adapter.virtual_tokens", f"{virtual} of the {most + virtual} tokens that this model takes",
@@ -231,7 +230,7 @@ def _max_tokens(config: Config, model_config: Any, tokenizer: Any) -> int:
         )  # fmt: skip
     wanted = config.data.max_tokens
     if isinstance(wanted, str):
-        return min(most, LONGEST)
+        return min(most, LONGEST) if own is None else most
     if wanted > most:
         given = f"{wanted} tokens a row"
         raise ConfigError(Fault("data.max_tokens", given, f"this model takes {most} at most", "data.max_tokens=auto"))

@@ -14,7 +14,7 @@ from llmtune.core.ranges import at_least, between, one_of, positive
 
 FORMATS = (
     *("auto", "csv", "tsv", "json", "jsonl", "parquet", "text_folders", "lines"),
-    *("conll", "conllu", "squad", "semeval", "parallel"),
+    *("conll", "conllu", "squad", "semeval", "parallel", "speech_folders"),
 )
 """of files with rows"""
 

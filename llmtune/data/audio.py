@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -89,6 +89,11 @@ def resampled(samples_N: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
     common = math.gcd(rate, wanted)
     return resample_poly(samples_N, wanted // common, rate // common).astype(np.float32)
+
+
+def check_recording(values: Mapping[str, str | None]) -> None:
+    """Raises BadValue: the recording of a row can't be read. Of it no more than the header is looked at."""
+    length_of(Path(values["audio"] or ""))
 
 
 def _opened(path: Path, of_wav: Callable[[BinaryIO, _Wav], Any], of_other: Callable[[Path], Any]) -> Any:

@@ -19,6 +19,7 @@ from llmtune.core.errors import DataError, Fault
 from llmtune.data import (
     answer_places,
     arrow_files,
+    audio,
     cache,
     columns,
     conversation,
@@ -27,6 +28,7 @@ from llmtune.data import (
     hub,
     layouts,
     sources,
+    speech_folders,
     split_build,
     splits,
     tables,
@@ -50,7 +52,7 @@ READ_SETTINGS = (
     *("validation_share", "test_share", "split_seed", "limit", "on_bad_row", "max_bad_rows"),
 )
 READERS = (
-    answer_places, arrow_files, columns, conversation, dialect, entity_pairs, hub, layouts, roles_module, seeds,
+    answer_places, arrow_files, audio, columns, conversation, dialect, entity_pairs, hub, layouts, roles_module, seeds,
     sources, split_build, splits, tables, text_encoding, tool_schemas, values,
 )  # fmt: skip
 """modules whose code decides what an entry of the cache holds"""
@@ -126,6 +128,7 @@ def _key_parts(
     content = {split: [(source.shown, content_of(source)) for source in listed] for split, listed in found.items()}
     return {
         "content": content,
+        "folders": _folders(found) if any(role.is_path for role in roles) else [],
         "settings": {name: plain[name] for name in READ_SETTINGS},
         "shares": shares_of(settings),
         "roles": [dataclasses.asdict(role) for role in roles],
@@ -135,6 +138,11 @@ def _key_parts(
         ),
         "versions": {"pyarrow": pyarrow.__version__},
     }
+
+
+def _folders(found: dict[str, list[Any]]) -> list[str]:
+    """From where the paths that rows name are seen: the same file elsewhere names others."""
+    return [str(source.path.absolute()) for listed in found.values() for source in listed if hasattr(source, "path")]
 
 
 def content_of(source: Any) -> Any:
@@ -154,6 +162,8 @@ def _file_shas(source: sources.Source) -> Any:
             for path in sorted(f.iterdir())
             if path.is_file()
         ]
+    if source.format == "speech_folders":
+        return speech_folders.content(source)
     if source.beside is not None:
         return [(side.shown, cache.file_sha(side.path)) for side in (source, source.beside)]
     return cache.file_sha(source.path)

@@ -15,6 +15,7 @@ from pathlib import Path
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.audio import SUFFIXES
+from llmtune.data.cache import file_sha
 from llmtune.data.sources import Source
 from llmtune.data.tables import Line, Table
 from llmtune.data.text_encoding import find_encoding, open_text, reading
@@ -56,6 +57,15 @@ def files_of(source: Source) -> list[Path]:
         return [listed]
     found = sorted(_ending_in(source.path, (TRANSCRIPTS,)))
     return found or sorted(entry for entry in source.path.iterdir() if _is_recording(entry))
+
+
+def content(source: Source) -> list[tuple[str, str | None]]:
+    """What changes when the rows of a source change: each file with a hash of its transcripts."""
+    found: list[tuple[str, str | None]] = []
+    for file in files_of(source):
+        told = file.with_suffix(".txt") if _is_recording(file) else file
+        found.append((str(file), file_sha(told) if told.is_file() else None))
+    return found
 
 
 def read_table(source: Source, settings: DataSettings) -> Table:

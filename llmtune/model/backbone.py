@@ -20,6 +20,7 @@ from llmtune.config.settings import ModelSettings
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.seeds import fold
 from llmtune.model.layers import HEAD, LayerMap
+from llmtune.model.speech_tokenizers import fast_form
 from llmtune.model.tokenizers import train_tokenizer
 
 LONGEST = 512
@@ -52,7 +53,7 @@ def load_tokenizer(settings: ModelSettings, texts: Iterable[str]) -> PreTrainedT
     else:
         where = _path(settings)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=settings.revision)
+            tokenizer = fast_form(AutoTokenizer.from_pretrained(where, revision=settings.revision))
         except Exception as error:
             raise ModelError(_not_there("tokenizer", where, error)) from error
     if not tokenizer.is_fast:
@@ -65,6 +66,13 @@ def load_tokenizer(settings: ModelSettings, texts: Iterable[str]) -> PreTrainedT
             Fault("model.path", f"no tokenizer in {settings.path}", "tokenizer.json beside the weights",
                   "tokenizer.save_pretrained(DIR) writes it")
         )  # fmt: skip
+    settle_pad_token(tokenizer)
+    return tokenizer
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved in a folder of ours, as a run has it."""
+    tokenizer = fast_form(AutoTokenizer.from_pretrained(folder))
     settle_pad_token(tokenizer)
     return tokenizer
 

@@ -6,11 +6,12 @@ Legend: B rows, T tokens of a prompt, G tokens that are written.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 
 from llmtune.core.ranges import at_least, between
 
@@ -81,11 +82,34 @@ def generate(
     return [_until_stop(row, stop_ids, pad_id) for row in written_BG.tolist()]
 
 
-def _written(model: Any, inputs: dict[str, Any], settings: Any, seed: int) -> torch.Tensor:
-    devices = [inputs["input_ids"].device] if inputs["input_ids"].is_cuda else []
+@torch.no_grad()
+def generate_heard(
+    model: Any, view: dict[str, torch.Tensor], decoding: Decoding, *, pad_id: int, stop_ids: Sequence[int], seed: int,
+    start: Sequence[int], room: int,
+) -> list[list[int]]:  # fmt: skip
+    """As `generate`, one text a row, of an encoder-decoder that reads features (B, ...) and not tokens."""
+    rows = len(next(iter(view.values())))
+    most = min(decoding.max_new_tokens, room - len(start))
+    if most < 1:
+        return [[] for _ in range(rows)]
+    settings = _settings(decoding, most, pad_id, stop_ids, 1)
+    settings.decoder_start_token_id = start[0]
+    device = next(model.parameters()).device
+    inputs = {**view, "decoder_input_ids": torch.tensor([list(start)] * rows, device=device)}
+    # Whisper's own `generate` would settle the start by itself, and cut what is longer than its window into pieces
+    written_BG = _written(model, inputs, settings, seed, GenerationMixin.generate)[:, len(start) :]
+    return [_until_stop(row, stop_ids, pad_id) for row in written_BG.tolist()]
+
+
+def _written(
+    model: Any, inputs: dict[str, Any], settings: Any, seed: int, write: Callable[..., torch.Tensor] | None = None
+) -> torch.Tensor:
+    devices = [value.device for value in inputs.values() if value.is_cuda][:1]
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of settings that have no say in greedy search
         torch.manual_seed(seed)
+        if write is not None:
+            return write(model, **inputs, generation_config=settings)
         return model.generate(**inputs, generation_config=settings)
 
 

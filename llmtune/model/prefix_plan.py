@@ -44,6 +44,8 @@ def _other_rows(splits: Mapping[str, Any]) -> str | None:
         return "blocks of text begin elsewhere in each epoch"
     if any("cuts" in rows.column_names for rows in splits.values()):
         return "rows of this task are several sequences (windows, or choices)"
+    if any("recording" in rows.column_names for rows in splits.values()):
+        return "rows of this task are recordings"
     if any("decoder_input_ids" in rows.column_names for rows in splits.values()):
         return "rows of this task have a second side, which the decoder reads"
     return None

@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTo
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, Fault
+from llmtune.model.hearing import hears
+from llmtune.model.speech_tokenizers import speech_tokenizer
 
 BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 OTHER_TOKENS = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
@@ -33,6 +35,8 @@ def train_tokenizer(
     settings: TokenizerSettings, texts: Iterable[str], config: PreTrainedConfig
 ) -> PreTrainedTokenizerBase:
     """A fast tokenizer of the kind that `settings` names, trained on `texts`; the same texts give the same one."""
+    if hears(config):
+        return speech_tokenizer(settings, texts, config)
     tokens = BERT_TOKENS if settings.kind == "wordpiece" else OTHER_TOKENS
     if settings.kind == "wordpiece":
         tokenizer = _wordpiece(settings, tokens, list(texts))

@@ -50,7 +50,7 @@ def try_worst(
             _clean(composite, optimizer)
             if not adjust or len(batch.row_ids) == 1:
                 raise LlmtuneError(
-                    f"out of memory with {len(batch.row_ids)} rows of {batch.views['clean']['input_ids'].shape[1]} "
+                    f"out of memory with {len(batch.row_ids)} rows of {_width(batch)} "
                     f"tokens in one forward pass; try data.max_tokens={max(16, _width(batch) // 2)} or "
                     f"train.gradient_checkpointing=true{'' if adjust else ' or train.micro_rows=auto'}"
                 ) from error
@@ -64,7 +64,8 @@ def try_worst(
 
 
 def _width(batch: Batch) -> int:
-    return batch.views["clean"]["input_ids"].shape[1]
+    """Tokens of a row with its padding."""
+    return max(1, batch.padded_tokens // len(batch.row_ids))
 
 
 def _train_once(
@@ -92,8 +93,8 @@ def _evaluate_once(composite: Composite, feed: EvaluationFeed, machine: Machine)
         with machine.inference():
             view = batch.to(machine.device).views["clean"]
             writes = getattr(composite.model.config, "is_encoder_decoder", False) and composite.model.can_generate()
-            given = view.get("decoder_input_ids", view["input_ids"])  # a text that a task will cut in two itself
-            composite.model(**{**view, "decoder_input_ids": given} if writes else view)
+            cut_later = writes and "decoder_input_ids" not in view  # a text that a task will cut in two itself
+            composite.model(**{**view, "decoder_input_ids": view["input_ids"]} if cut_later else view)
 
 
 def _clean(composite: Composite, optimizer: torch.optim.Optimizer) -> None:
