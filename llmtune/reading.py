@@ -73,8 +73,9 @@ def encode(
         from llmtune.data.block_splits import encode_blocks
 
         return encode_blocks(
-            raw, tokenizer, tokenizer_sha(tokenizer), max_tokens, next_words=task.next_words, log=console.say
-        )
+            raw, tokenizer, tokenizer_sha(tokenizer), max_tokens, next_words=task.next_words, log=console.note,
+            progress=console.say,
+        )  # fmt: skip
     if makes_windows(encoder) and data.on_overlength == "truncate":
         raise ConfigError(
             Fault("data.on_overlength", f"truncate, and task={config.task.name} would lose what is marked in the rest",

@@ -108,7 +108,8 @@ def _reading(data: DataSettings, split: str, typed: set[str]) -> DataSettings:
     if f"data.{split}" not in typed:
         return data
     limit = data.limit if "data.limit" in typed else None
-    return dataclasses.replace(data, limit=limit, format=data.format if "data.format" in typed else "auto")
+    kept = "data.format" in typed or data.format == "lines"  # beside which a name that tells another one is believed
+    return dataclasses.replace(data, limit=limit, format=data.format if kept else "auto")
 
 
 def _evaluate(place: ModelPlace, config: Config, data: DataSettings, split: str, files: Any) -> dict[str, Any]:

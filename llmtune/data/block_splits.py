@@ -101,7 +101,7 @@ def open_texts(
 
 def encode_blocks(
     raw: TextSplits, tokenizer: Any, tokenizer_sha: str, max_tokens: int, *, next_words: bool,
-    log: Log = lambda line: None,
+    log: Log = lambda line: None, progress: Log = lambda line: None,
 ) -> EncodedSplits:  # fmt: skip
     """The blocks of all splits: token files and what is known of blocks, from the cache where they are there.
 
@@ -117,7 +117,7 @@ def encode_blocks(
     splits, report = {}, {}
     for origin, stream in raw.streams.items():
         key = {**raw.keys[origin], "tokenizer": tokenizer_sha, "ending": ending}
-        folder = cache.cached("token_file", key, partial(_make, stream, origin, tokenizer, ending, log), root, log,
+        folder = cache.cached("token_file", key, partial(_make, stream, origin, tokenizer, ending, progress), root, log,
                               should_stop=stream.should_stop)  # fmt: skip
         tokens, record = TokenFile(folder), json.loads((folder / "record.json").read_text(encoding="utf-8"))
         for split, (begin, end) in _parts(raw, origin, len(tokens)).items():
@@ -136,7 +136,7 @@ def encode_blocks(
     return EncodedSplits(splits, report, cache.key_of(facts))
 
 
-def _make(stream: TextStream, split: str, tokenizer: Any, ending: Ending, log: Log, folder: Path) -> None:
+def _make(stream: TextStream, split: str, tokenizer: Any, ending: Ending, progress: Log, folder: Path) -> None:
     def tokenize(texts: list[str]) -> list[list[int]]:
         return tokenizer(
             texts, add_special_tokens=False, verbose=False, return_attention_mask=False, return_token_type_ids=False
@@ -146,7 +146,7 @@ def _make(stream: TextStream, split: str, tokenizer: Any, ending: Ending, log: L
     for table, chosen in stream.tables:
         names = {role: column.key for role, column in chosen.items()}
         record.found.append({"file": table.shown, **table.found, "columns": names})
-    write_tokens(folder, stream.pieces(record), tokenize, ending, should_stop=stream.should_stop, log=log)
+    write_tokens(folder, stream.pieces(record), tokenize, ending, should_stop=stream.should_stop, log=progress)
     SplitBuild(stream.settings, (TEXT,), [split], folder, stream.should_stop).judge(split, record)
     facts = {
         "read": record.read, "dropped": record.dropped, "found": record.found,

@@ -71,7 +71,13 @@ def _origin(facts: dict[str, Any]) -> str:
         quotes = "quotes are plain characters" if first["quote"] == "none" else f"quoted by {first['quote']}"
         said += [f"{first['delimiter']} between columns", quotes, "header" if first["header"] else "no header"]
     columns = ", ".join(f"{role} = {key!r}" for role, key in first["columns"].items())
-    return f"of {facts['rows_read']:,} read from {first['file']}{more} ({', '.join(filter(None, said))}; {columns})"
+    if "blocks" in facts:
+        cut = facts["blocks"]
+        said.append("end to end")
+        what = f"of {cut['max_tokens']} tokens, {cut['tokens']:,} tokens in all, out of {facts['rows_read']:,} text(s)"
+    else:
+        what = f"of {facts['rows_read']:,}"
+    return f"{what} read from {first['file']}{more} ({', '.join(filter(None, said))}; {columns})"
 
 
 def _dropped(facts: dict[str, Any]) -> list[str]:
@@ -102,17 +108,21 @@ def _labels(facts: dict[str, Any]) -> list[str]:
 def _lengths(facts: dict[str, Any]) -> list[str]:
     if "tokens" not in facts:
         return []
+    if "blocks" in facts:
+        return _strange(facts)
     tokens, over = facts["tokens"], facts["overlength"]
     line = f"tokens: median {tokens['p50']}, 95 of 100 rows at most {tokens['p95']}, longest {tokens['max']}"
     if over["rows"]:
         done = {"truncate": "cut", "drop": "dropped", "split": "made several"}[over["policy"]]
         line += f"; {over['rows']:,} rows ({over['share']:.1%}) {done} at {over['max_tokens']}"
         line += f", {over['tokens_lost']:,} tokens lost"
-    lines = [line]
-    if facts.get("unknown_share", 0) > UNKNOWN_SHARE:
-        share = facts["unknown_share"]
-        lines.append(f"warning: {share:.0%} of the tokens are unknown to the tokenizer; does it know this language?")
-    return lines
+    return [line, *_strange(facts)]
+
+
+def _strange(facts: dict[str, Any]) -> list[str]:
+    share = facts.get("unknown_share", 0)
+    told = f"warning: {share:.0%} of the tokens are unknown to the tokenizer; does it know this language?"
+    return [told] if share > UNKNOWN_SHARE else []
 
 
 def _supervised(facts: dict[str, Any], split: str) -> list[str]:

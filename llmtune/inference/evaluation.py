@@ -11,6 +11,7 @@ from llmtune.data.rows import read_splits
 from llmtune.inference.predictor import Predictor
 from llmtune.inference.run_folder import ModelPlace, naming_columns, roles_of, trained_task
 from llmtune.scoring.predictions import Predictions
+from llmtune.training.evaluation import LossSum
 
 NUM_WORST = 100
 """errors kept in the report"""
@@ -33,24 +34,46 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
     """
     start = time.perf_counter()
     task = trained_task(place, config.run.plugins, config.task)
-    with naming_columns():
-        raw = read_splits(data, roles_of(task, place.card["columns"]), only=[split], offline=config.offline)
-    targets = task.read_labels(raw, data.label_names, data.label_delimiter).targets[split]
-    rows = raw.splits[split]  # with what the task put beside them
-    predictor = Predictor(place, config, task)
-    predictions, loss = predictor.run(rows, targets)
+    if getattr(task, "in_blocks", False):
+        found, num_rows, predictor, predictions, loss = _blocks_run(place, config, data, split, task)
+    else:
+        with naming_columns():
+            raw = read_splits(data, roles_of(task, place.card["columns"]), only=[split], offline=config.offline)
+        targets = task.read_labels(raw, data.label_names, data.label_delimiter).targets[split]
+        rows = raw.splits[split]  # with what the task put beside them
+        predictor = Predictor(place, config, task)
+        predictions, loss = predictor.run(rows, targets)
+        found, num_rows = raw.report["splits"][split], len(rows)
     report = {
         "split": split,
         "data": _shown(getattr(data, split), split),
         "model": str(place.model),
-        "rows": len(rows),
+        "rows": num_rows,
         "metric": task.metric,
-        "remarks": _remarks(raw.report["splits"][split], predictor),
+        "remarks": _remarks(found, predictor),
         "scores": {**loss.named, **task.score(predictions)},
         **task.judge(predictions, NUM_WORST),
         "seconds": round(time.perf_counter() - start, 3),
     }
     return Scored(predictions, task, report)
+
+
+def _blocks_run(
+    place: ModelPlace, config: Config, data: DataSettings, split: str, task: Any
+) -> tuple[dict[str, Any], int, Predictor, Predictions, LossSum]:
+    """Of text in blocks: what was found while it was read, how many there are, and what the model made of them."""
+    from llmtune.data.block_splits import encode_blocks, open_texts
+    from llmtune.model.backbone import tokenizer_sha
+
+    with naming_columns():
+        texts = open_texts(data, task.documents, only=[split], offline=config.offline)
+    predictor = Predictor(place, config, task)
+    tokenizer = predictor.tokenizer
+    encoded = encode_blocks(
+        texts, tokenizer, tokenizer_sha(tokenizer), predictor.max_tokens, next_words=task.next_words, progress=print
+    )
+    blocks = encoded.splits[split]
+    return texts.report["splits"][split], len(blocks), predictor, *predictor.run_encoded(blocks)
 
 
 def _shown(given: str | list[str] | None, split: str) -> str:

@@ -99,6 +99,14 @@ class Predictor:
             loss.total, loss.count = loss.total + part.total, loss.count + part.count
         return Predictions(rows, outcomes, made if has_made else targets), loss
 
+    def run_encoded(self, rows: Any) -> tuple[Predictions, LossSum]:
+        """The same for a data set of rows that are token ids already, such as blocks of text."""
+        outcomes = Outcomes(len(rows))
+        feed = EvaluationFeed(table_of(rows, self.tokenizer, self.task), None, self.batch_tokens)
+        loss = predict(self.model, feed, self.machine, outcomes, task=self.task)
+        assert loss is not None  # nobody asks for a stop here
+        return Predictions(rows, outcomes), loss
+
 
 def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, Any]:
     """Model in fp32 and eval mode, and tokenizer. Raises ModelError where the folder is not whole."""
