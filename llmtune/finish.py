@@ -68,6 +68,8 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         result = _result(trainer, prepared, scores or (validation.scores if validation else None), test)
         result["forgetting"] = forgetting
         result |= {"frozen_tensors": num_frozen, "frozen_unchanged": True if num_frozen else None}
+        if getattr(prepared.task, "signatures", None):
+            result["signatures"] = prepared.task.signatures
         if beside:
             result["auxiliary"] = {name.rpartition("/")[2]: found for name, found in beside.items()}
     write_json(run.result, result)
@@ -221,17 +223,20 @@ def write_predictions(path: Path, predictions: Any, task: Any) -> None:
     with written_aside(path) as file:
         for chunk in predictions.chunks():
             for row, predicted in enumerate(task.decode(chunk)):
-                known = {name: _plain(task, name, values[row]) for name, values in chunk.columns.items()}
+                known = dict(_plain(task, name, values[row]) for name, values in chunk.columns.items())
                 record = {name: known.pop(name) for name in ("file", "line")} | known
                 record["predicted"] = predicted[task.fields[0]]
                 record |= {name: predicted[name] for name in task.fields[1:]}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _plain(task: Any, name: str, value: Any) -> Any:
-    """A value of a column as the user gave it."""
-    kinds = {role.name: role.kind for role in task.roles}
-    return value if value is None or kinds.get(name, "text") == "text" else json.loads(value)
+def _plain(task: Any, name: str, value: Any) -> tuple[str, Any]:
+    """Role and value of a column as the user gave it; a list of one text is that text."""
+    role = next((role for role in task.roles if role.kept == name), None)
+    if role is None or value is None or role.kind == "text":
+        return name if role is None else role.name, value
+    found = json.loads(value)
+    return role.name, found[0] if role.kind == "texts" and len(found) == 1 else found
 
 
 def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[str, Any]:

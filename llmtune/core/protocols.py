@@ -154,10 +154,11 @@ class Task(Protocol):
     `loss_in_pieces(trunk, batch)`, the loss where logits would take too much memory, else None; `complete(batch)`,
     which puts model inputs into a batch that no column of encoded rows holds; `room(max_tokens)`, tokens of a row that
     stay free for an answer; `changeable`, settings that may be others when the trained model is used;
-    `settle(scores)`, which tunes something on validation once training is over and says whether that changed the
-    scores; `probe_texts(columns)`, plain texts of rows that have no column `text`; `new_tokens`, special tokens
-    that the tokenizer is to know; `encoding_key`, what token ids hang on besides it; `pooled` and `views`, where
-    its loss compares rows (see PooledObjective); `fits`, which models can serve it.
+    `meet_model(config)`, which looks at the transformers config before rows are encoded; `signatures`, by score what
+    it hangs on; `settle(scores)`, which tunes something on validation once training is over and says whether that
+    changed the scores; `probe_texts(columns)`, plain texts of rows that have no column `text`; `new_tokens`, special
+    tokens that the tokenizer is to know, or a function of it; `encoding_key`, what token ids hang on besides it;
+    `pooled` and `views`, where its loss compares rows (see PooledObjective); `fits`, which models can serve it.
     """
 
     roles: Sequence[Any]

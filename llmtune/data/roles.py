@@ -31,6 +31,11 @@ class Role:
     is_path: bool = False
     """is it the path of a file, as seen from the file that names it? kept as the full path"""
 
+    @property
+    def kept(self) -> str:
+        """Name of the column that its values are kept in: "target" is that of the tokens which a model is taught."""
+        return "target_texts" if self.name == "target" else self.name
+
     def convert(self, value: Any) -> str | None:
         """A value as it is kept. Raises BadValue."""
         if self.sparse and (value is None or value in ("", [], "[]")):

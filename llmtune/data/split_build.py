@@ -124,7 +124,8 @@ class SplitBuild:
     def _read(self, split: str, pairs: list[tuple[Table, dict[str, Column]]], used: list[str]) -> SplitRecord:
         """Streams a split into `<split>.raw`; DataError for bad rows unless they are to be dropped."""
         record = SplitRecord()
-        schema = pyarrow.schema([(name, pyarrow.string()) for name in [*used, "file"]] + [("line", pyarrow.int64())])
+        kept = [role.kept for role in self.roles if role.name in used]
+        schema = pyarrow.schema([(name, pyarrow.string()) for name in [*kept, "file"]] + [("line", pyarrow.int64())])
         with RowWriter(self.folder / f"{split}.raw", schema) as writer:
             for table, chosen in pairs:
                 record.found.append(

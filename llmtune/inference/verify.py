@@ -38,7 +38,7 @@ def probe(
     with torch.inference_mode():
         for text, pair in zip(texts, pairs or [None] * len(texts)):
             inputs = tokenizer(text, pair, truncation="longest_first", max_length=max_tokens, return_tensors="pt")
-            logits = _few(logits_of(forward(model, **inputs))[0].float())
+            logits = _few(logits_of(forward(model, **_both_sides(model, inputs)))[0].float())
             rows.append({"text": text, "pair": pair, "ids": inputs["input_ids"][0].tolist(), "logits": logits.tolist()})
     labels = {str(i): name for i, name in model.config.id2label.items()}
     kind = [type(model).__module__, type(model).__name__]
@@ -116,12 +116,18 @@ def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[s
             faults.append(f"row {number}: other token ids")
             continue
         with torch.inference_mode():
-            logits = _few(logits_of(model(**inputs))[0])
+            logits = _few(logits_of(model(**_both_sides(model, inputs)))[0])
         wanted = torch.tensor(row["logits"])
         gap = float((logits - wanted).abs().max())
         if not gap <= TOLERANCE * max(1.0, float(wanted.abs().max())):
             faults.append(f"row {number}: logits differ by {gap:.2e}")
     return faults
+
+
+def _both_sides(model: Any, inputs: Any) -> dict[str, Any]:
+    """Inputs of a model; one that reads on one side and writes on the other reads the same on both."""
+    writes = getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "prepare_inputs_for_generation")
+    return {**inputs, **({"decoder_input_ids": inputs["input_ids"]} if writes else {})}
 
 
 def _few(logits: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmtune.core.ranges import at_least, between
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch, Loss
 
@@ -30,6 +31,21 @@ PIECE = 2**25
 """scores of words (N x V) that are made at once"""
 TOKENS_AT_ONCE = 16_384
 """positions, prompts and answers together, that are written at once: a cache of keys and values is kept of each"""
+
+
+def check_writing(settings: Any) -> None:
+    """Ranges of FIELDS and of `generate_rows`. Raises ValueError."""
+    at_least("max_new_tokens", settings.max_new_tokens, 1)
+    at_least("num_beams", settings.num_beams, 1)
+    at_least("temperature", settings.temperature, 0)
+    at_least("top_k", settings.top_k, 0)
+    between("top_p", settings.top_p, 0.01, 1)
+    at_least("repetition_penalty", settings.repetition_penalty, 0.1)
+    at_least("no_repeat_ngram", settings.no_repeat_ngram, 0)
+    at_least("generate_rows", settings.generate_rows, 0)
+    if settings.num_beams > 1 and settings.temperature:
+        raise ValueError(f"num_beams: {settings.num_beams} beside temperature {settings.temperature}; beams are "
+                         "searched without draws; type task.temperature=0")  # fmt: skip
 
 
 class Writing:
@@ -119,7 +135,7 @@ def prompts_of(batch: Batch) -> list[list[int]]:
     view = batch.views["clean"]
     mask_BT = view.get("attention_mask")
     lengths = [view["input_ids"].shape[1]] * len(view["input_ids"]) if mask_BT is None else mask_BT.sum(1).tolist()
-    lengths = [one for (one,) in batch.facts["prompt"]] if "prompt" in batch.facts else lengths
+    lengths = [one for (one,) in batch.facts["asked"]] if "asked" in batch.facts else lengths
     return [ids[:length] for ids, length in zip(view["input_ids"].tolist(), lengths)]
 
 
