@@ -20,7 +20,7 @@ from llmtune.data.values import BadValue
 CHOSEN = replace(roles.CHOSEN, required=False, kind="turns", known_before=True, sparse=True)
 REJECTED = replace(roles.REJECTED, required=False, kind="turns", known_before=True, sparse=True)
 JUDGED = replace(roles.LABEL, required=False, guesses=("label", "desirable", "thumbs_up", "kto_tag"), sparse=True)
-RESPONSE = replace(conversation.RESPONSE, guesses=("response", "completion", "answer", "output"))
+RESPONSE = replace(conversation.RESPONSE, known_before=True, guesses=("response", "completion", "answer", "output"))
 PROMPT = replace(conversation.PROMPT, required=False)
 MESSAGES = replace(conversation.MESSAGES, required=False)
 PAIRS = (PROMPT, MESSAGES, conversation.INPUT, conversation.SYSTEM, conversation.TOOLS, CHOSEN, REJECTED)

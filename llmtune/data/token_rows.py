@@ -88,6 +88,8 @@ class TokenRows:
     lengths: array[int] = field(default_factory=lambda: array("q"))
     kept: int = 0
     tokens_kept: int = 0
+    tokens_lost: int = 0
+    """of the sequences by which rows were measured"""
     unknown: int = 0
     estimated: int = 0
     over_rows: int = 0
@@ -136,6 +138,7 @@ class TokenRows:
             tokens, columns = self._split(columns)
             full = [len(row) for row in tokens["input_ids"]]
             over = []  # counted where they were split
+        after = longest_sequences(tokens) if self.limits.on_overlength != "split" else full
         ids = tokens["input_ids"]
         lengths = tokens.pop("length", None) or total_tokens(tokens)
         self.over_rows += len(over)
@@ -162,6 +165,7 @@ class TokenRows:
         if "wanted" in tokens:
             idle = self._without_answer(tokens["target"], columns)
             left_out = sorted({*left_out, *idle, *self._with_long_answer(tokens["target"], columns)})
+        self.tokens_lost += sum(full) - sum(after) + sum(after[row] for row in left_out)
         if left_out:
             keep = np.setdiff1d(np.arange(len(ids)), left_out)
             batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
@@ -255,7 +259,7 @@ class TokenRows:
                 "max_tokens": self.limits.max_tokens,
                 "rows": self.over_rows,
                 "share": self.over_rows / len(lengths),
-                "tokens_lost": int(lengths.sum()) - self.tokens_kept,
+                "tokens_lost": self.tokens_lost,
                 "lines": self.over_lines,
             },
         }

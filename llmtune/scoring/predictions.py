@@ -19,7 +19,7 @@ from llmtune.core.errors import Fault, LlmtuneError
 CHUNK_ROWS = 1000
 MOST_DIMENSIONS = 4
 BUFFER_BYTES = 1 << 20
-NOT_SHOWN = ("input_ids", "token_type_ids", "length", "cuts", "target")
+NOT_SHOWN = ("input_ids", "token_type_ids", "length", "cuts", "target", "verdict", "other")
 """columns of encoded rows that are of no use without the model"""
 
 

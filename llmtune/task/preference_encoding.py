@@ -43,10 +43,11 @@ class PreferenceEncoder:
         if len(answers) == 1:
             verdict = json.loads(values.get(VERDICT) or "null")
             kinds = [UNKNOWN if verdict is None else WANTED if verdict else UNWANTED]
-        other = json.loads(values.get(OTHER) or "null")
-        if other is not None:
-            answers, kinds = [*answers, other], [*kinds, MISMATCHED]
         sequences = self._cut(found, answers, max_tokens)
+        other = json.loads(values.get(OTHER) or "null")
+        if other is not None:  # it has no say in how much of the prompt is kept, and may lose its own end
+            sequences.append(_without_last(self._cut(found, [other], max_tokens)[0], max_tokens))
+            kinds = [*kinds, MISMATCHED]
         row = {name: list(chain.from_iterable(one[name] for one in sequences))
                for name in ("input_ids", "wanted", "target")}  # fmt: skip
         return {
@@ -85,6 +86,15 @@ def _without_first(sequence: dict[str, list[int]], excess: int) -> dict[str, lis
     ids, wanted = sequence["input_ids"], sequence["wanted"]
     cut = min(excess, wanted.index(1)) if 1 in wanted else excess
     return {**sequence, "input_ids": ids[cut:], "wanted": wanted[cut:]}
+
+
+def _without_last(sequence: dict[str, list[int]], max_tokens: int | None) -> dict[str, list[int]]:
+    """At most `max_tokens` of it, from the beginning."""
+    if not max_tokens or len(sequence["input_ids"]) <= max_tokens:
+        return sequence
+    wanted = [*sequence["wanted"][: max_tokens - 1], 0]
+    ids, target = sequence["input_ids"][:max_tokens], sequence["target"][: sum(wanted)]
+    return {**sequence, "input_ids": ids, "wanted": wanted, "target": target}
 
 
 def key_of(ids: Sequence[int], wanted: Sequence[int]) -> list[int]:

@@ -56,3 +56,13 @@ def _refuse_loss(loss: str, pairs: int, found: Sequence[Preference]) -> None:
     if not pairs and len({one.desirable for one in found}) < 2:
         word = str(found[0].desirable).lower()
         raise DataError(Fault("data.train", f"every label is {word}: there is nothing to tell apart"))
+
+
+def refuse_single(split: str, sizes: Sequence[int]) -> None:
+    """Raises DataError for rows of a reward model that have no answer to compare with: `sizes`, answers of each."""
+    single = sum(size < 2 for size in sizes)
+    if single:
+        raise DataError(
+            Fault(f"data.{split}", f"{single} of {len(sizes)} rows have one answer and no other to compare it with",
+                  "pairs of a chosen and a rejected answer", f"type {COLUMNS}")
+        )  # fmt: skip

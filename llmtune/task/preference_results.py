@@ -44,7 +44,7 @@ def scores(predictions: Predictions, rule: Rule) -> dict[str, float]:
     parts = [np.concatenate(chunk.outputs) for chunk in predictions.chunks()]
     all_S4 = np.concatenate(parts) if parts else np.zeros((0, 4), dtype=np.float32)
     by_kind = {kind: all_S4[all_S4[:, 3] == kind] for kind in (CHOSEN, REJECTED, WANTED, UNWANTED, MISMATCHED)}
-    found = {}
+    found: dict[str, float] = {}
     if len(by_kind[CHOSEN]):
         found |= _of_pairs(by_kind[CHOSEN], by_kind[REJECTED], rule)
     if len(by_kind[WANTED]) + len(by_kind[UNWANTED]):

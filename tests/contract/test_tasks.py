@@ -28,7 +28,9 @@ SMALL = (
 )  # fmt: skip
 NEEDS = {
     "embedding": ["task.loss=in_batch"],
+    "kto": ["data.max_tokens=128"],  # answers are never cut
     "ner": ["data.max_tokens=32"],  # several windows
+    "preference": ["data.max_tokens=128"],
     "qa": ["data.max_tokens=48"],
 }
 
