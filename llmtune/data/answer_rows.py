@@ -35,7 +35,7 @@ class BadRows(DataError):
 
 def decoder_row(pieces: Sequence[Piece]) -> dict[str, list[int]]:
     """A row of a decoder: `input_ids`, `wanted` (1 where the token after is to be written), `target` (those tokens),
-    `prompt` ([tokens before the last piece that is to be written]: what an answer is generated from).
+    `asked` ([tokens before the last piece that is to be written]: what an answer is generated from).
 
     The first token of a row can't be written, since nothing stands before it.
     """
@@ -43,7 +43,7 @@ def decoder_row(pieces: Sequence[Piece]) -> dict[str, list[int]]:
     written = [is_written for tokens, is_written in pieces for _ in tokens]
     wanted = [int(after) for after in written[1:]] + [0] * bool(ids)
     target = [ids[at + 1] for at, one in enumerate(wanted) if one]
-    return {"input_ids": ids, "wanted": wanted, "target": target, "prompt": [_before_last(pieces)]}
+    return {"input_ids": ids, "wanted": wanted, "target": target, "asked": [_before_last(pieces)]}
 
 
 def _before_last(pieces: Sequence[Piece]) -> int:
@@ -53,7 +53,7 @@ def _before_last(pieces: Sequence[Piece]) -> int:
 
 def prompt_row(ids: Sequence[int]) -> dict[str, list[int]]:
     """A row of a decoder that nothing is known of but what the answer is asked by."""
-    return {"input_ids": list(ids), "prompt": [len(ids)]}
+    return {"input_ids": list(ids), "asked": [len(ids)]}
 
 
 def sequence_row(source: Sequence[int], target: Sequence[int] | None, start: Sequence[int]) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ import pyarrow
 from llmtune.core.errors import DataError, Fault, Stopped
 from llmtune.data.answer_faults import empty_answers, long_answers, uncut_answers
 from llmtune.data.answer_rows import BadRows
+from llmtune.data.row_lengths import longest_sequences, total_tokens
 
 if TYPE_CHECKING:
     import datasets
@@ -278,20 +279,6 @@ class TokenRows:
 def _places(columns: dict[str, list[Any]], rows: Sequence[int]) -> list[str]:
     """`file:line` of some rows."""
     return [f"{columns['file'][row]}:{columns['line'][row]}" for row in rows]
-
-
-def longest_sequences(tokens: dict[str, list[Any]]) -> list[int]:
-    """Tokens of each row's longest sequence, be it one that the decoder reads."""
-    if "cuts" in tokens:
-        return [max(row, default=0) for row in tokens["cuts"]]
-    decoded = tokens.get("decoder_input_ids") or [()] * len(tokens["input_ids"])
-    return [max(len(row), len(other)) for row, other in zip(tokens["input_ids"], decoded)]
-
-
-def total_tokens(tokens: dict[str, list[Any]]) -> list[int]:
-    """Tokens of each row, those that the decoder reads included."""
-    decoded = tokens.get("decoder_input_ids") or [()] * len(tokens["input_ids"])
-    return [len(row) + len(other) for row, other in zip(tokens["input_ids"], decoded)]
 
 
 def target_type(targets: Sequence[Any] | None) -> pyarrow.DataType | None:

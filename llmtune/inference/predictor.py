@@ -11,7 +11,8 @@ import pyarrow
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
 from llmtune.data.feed import EvaluationFeed, table_of
-from llmtune.data.token_rows import NOT_TEXT, PLAIN, longest_sequences, makes_windows, target_type, total_tokens
+from llmtune.data.row_lengths import longest_sequences, total_tokens
+from llmtune.data.token_rows import NOT_TEXT, PLAIN, makes_windows, target_type
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task

@@ -10,7 +10,7 @@ def test_a_decoder_is_asked_at_the_token_before_each_that_it_is_to_write():
     assert row["input_ids"] == [1, 2, 3, 4, 5, 6, 7, 2]
     assert row["wanted"] == [0, 0, 1, 1, 0, 1, 1, 0]
     assert row["target"] == [4, 5, 7, 2]
-    assert row["prompt"] == [6]
+    assert row["asked"] == [6]
     assert [row["input_ids"][at + 1] for at, one in enumerate(row["wanted"]) if one] == row["target"]
 
 
@@ -21,7 +21,7 @@ def test_the_stop_is_wanted_also_where_it_is_the_token_of_padding():
 
 
 def test_the_first_token_of_a_row_has_nothing_before_it():
-    assert decoder_row([([4, 5], True)]) == {"input_ids": [4, 5], "wanted": [1, 0], "target": [5], "prompt": [0]}
+    assert decoder_row([([4, 5], True)]) == {"input_ids": [4, 5], "wanted": [1, 0], "target": [5], "asked": [0]}
 
 
 def test_nothing_to_write_is_an_empty_target():
@@ -32,7 +32,7 @@ def test_nothing_to_write_is_an_empty_target():
 
 def test_a_prompt_is_the_row_up_to_its_last_answer():
     known = decoder_row([([1, 2], False), ([3], True), ([4], False), ([5, 0], True)])
-    assert prompt_row(known["input_ids"][: known["prompt"][0]]) == {"input_ids": [1, 2, 3, 4], "prompt": [4]}
+    assert prompt_row(known["input_ids"][: known["asked"][0]]) == {"input_ids": [1, 2, 3, 4], "asked": [4]}
 
 
 def test_a_decoder_beside_an_encoder_reads_the_target_moved_by_one():

@@ -109,7 +109,7 @@ def test_an_answer_is_what_transformers_writes_for_the_prompt_alone() -> None:
     model, task, rows = decoder().eval(), Answering(), rows_of(5)
     (chunk,) = predicted(task, model, table_of_rows(rows), max_tokens=400)[0].chunks()
     for row, answers in zip(rows, task.writing.answers(chunk)):
-        prompt = torch.tensor([row["input_ids"][: row["prompt"][0]]])
+        prompt = torch.tensor([row["input_ids"][: row["asked"][0]]])
         made = model.generate(prompt, max_new_tokens=5, do_sample=False, eos_token_id=STOP, pad_token_id=PAD)
         made = made[0, prompt.shape[1] :].tolist()
         assert answers == [made[: made.index(STOP)] if STOP in made else made]
@@ -128,7 +128,7 @@ def test_while_training_some_rows_are_answered_and_they_are_spread() -> None:
 
 def test_rows_without_known_answers_are_answered_too() -> None:
     model, task = decoder(), Answering()
-    rows = [{"input_ids": [5, 6, 7], "prompt": [3]}, {"input_ids": [8], "prompt": [1]}]
+    rows = [{"input_ids": [5, 6, 7], "asked": [3]}, {"input_ids": [8], "asked": [1]}]
     predictions, loss = predicted(task, model, table_of_rows(rows), max_tokens=400)
     (chunk,) = predictions.chunks()
     assert all(answers is not None and len(answers) == 1 for answers in task.writing.answers(chunk))
