@@ -189,14 +189,22 @@ def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any
     if adapter.stands_alone and card["base"]:
         path = str(Path(card["base"]).expanduser())
         base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
-    texts = _few_texts(prepared.splits, prepared.task)
+    task = prepared.task
+    if hasattr(task, "probe_sounds"):
+        rows = _few_rows(prepared.splits)
+        return verify.probe_sounds(model, task.hearing.extractor, *task.probe_sounds(rows), base)
+    texts = _few_texts(prepared.splits, task)
     return verify.probe(model, prepared.tokenizer, *texts, prepared.max_tokens, base)
 
 
 def _few_texts(splits: Mapping[str, Any], task: Any) -> tuple[list[str], list[str | None] | None]:
     """Texts of a few rows of the validation split, else of train, and their second texts where rows have two."""
+    return plain_texts(task, _few_rows(splits))
+
+
+def _few_rows(splits: Mapping[str, Any]) -> dict[str, list[Any]]:
     rows = splits.get("validation", splits["train"])
-    return plain_texts(task, rows.select(range(min(PROBE_ROWS, len(rows)))).with_format(None)[:])
+    return rows.select(range(min(PROBE_ROWS, len(rows)))).with_format(None)[:]
 
 
 def _models_beside(trainer: Any, prepared: Prepared, card: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:

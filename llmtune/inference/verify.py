@@ -40,9 +40,38 @@ def probe(
             inputs = tokenizer(text, pair, truncation="longest_first", max_length=max_tokens, return_tensors="pt")
             logits = _few(logits_of(forward(model, **_both_sides(model, inputs)))[0].float())
             rows.append({"text": text, "pair": pair, "ids": inputs["input_ids"][0].tolist(), "logits": logits.tolist()})
+    return _proof(model, rows, max_tokens, base)
+
+
+def probe_sounds(
+    model: Any, extractor: Any, sounds: Sequence[Sequence[float]], start: Sequence[int],
+    base: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The same for a model that hears: samples at its rate, and the tokens that its decoder, if any, begins with."""
+    import torch
+
+    model.eval()
+    forward = type(model).forward
+    rows: list[dict[str, Any]] = [{"sound": list(map(float, sound)), "start": list(start)} for sound in sounds]
+    with torch.inference_mode():
+        for row in rows:
+            row["logits"] = _few(logits_of(forward(model, **_heard(extractor, row)))[0].float()).tolist()
+    return _proof(model, rows, None, base)
+
+
+def _proof(model: Any, rows: list[Any], max_tokens: int | None, base: dict[str, Any] | None) -> dict[str, Any]:
     labels = {str(i): name for i, name in model.config.id2label.items()}
     kind = [type(model).__module__, type(model).__name__]
     return {"class": kind, "labels": labels, "max_tokens": max_tokens, "rows": rows, "base": base}
+
+
+def _heard(extractor: Any, row: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    made = extractor(np.asarray(row["sound"], np.float32), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    name = extractor.model_input_names[0]
+    return {name: made[name], **({"decoder_input_ids": torch.tensor([row["start"]])} if row["start"] else {})}
 
 
 def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
@@ -53,7 +82,8 @@ def compare(folder: Path, expected: dict[str, Any]) -> list[str]:
     import transformers
 
     model_class = _class_of(expected["class"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    reads = transformers.AutoFeatureExtractor if "sound" in expected["rows"][0] else transformers.AutoTokenizer
+    tokenizer = reads.from_pretrained(folder)
     model = _opened(folder, model_class)
     labels = {str(i): name for i, name in model.config.id2label.items()}
     faults = []
@@ -109,12 +139,16 @@ def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[s
 
     faults = []
     for number, row in enumerate(expected["rows"]):
-        inputs = tokenizer(
-            row["text"], row["pair"], truncation="longest_first", max_length=expected["max_tokens"], return_tensors="pt"
-        )
-        if inputs["input_ids"][0].tolist() != row["ids"]:
-            faults.append(f"row {number}: other token ids")
-            continue
+        if "sound" in row:
+            inputs = _heard(tokenizer, row)
+        else:
+            inputs = tokenizer(
+                row["text"], row["pair"], truncation="longest_first", max_length=expected["max_tokens"],
+                return_tensors="pt",
+            )  # fmt: skip
+            if inputs["input_ids"][0].tolist() != row["ids"]:
+                faults.append(f"row {number}: other token ids")
+                continue
         with torch.inference_mode():
             logits = _few(logits_of(model(**_both_sides(model, inputs)))[0])
         wanted = torch.tensor(row["logits"])
@@ -127,6 +161,7 @@ def _differences(model: Any, tokenizer: Any, expected: dict[str, Any]) -> list[s
 def _both_sides(model: Any, inputs: Any) -> dict[str, Any]:
     """Inputs of a model; one that reads on one side and writes on the other reads the same on both."""
     writes = getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "prepare_inputs_for_generation")
+    writes = writes and "decoder_input_ids" not in inputs
     return {**inputs, **({"decoder_input_ids": inputs["input_ids"]} if writes else {})}
 
 

@@ -9,7 +9,7 @@ Legend: B rows, C channels, T frames, V characters.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class SpeechModel:
     """Makes such models as transformers' Auto classes make theirs."""
 
     hearing: Hearing
+    generation: dict[str, Any] = field(default_factory=dict)
+    """of the generation_config of an encoder-decoder"""
 
     def from_config(self, config: Any, *, attn_implementation: str | None = None) -> Any:
         return self._ready(self._class().from_config(config, attn_implementation=attn_implementation))
@@ -50,6 +52,8 @@ class SpeechModel:
             extractor.save_pretrained(folder)
 
         model.save_pretrained = save_pretrained
+        for name, value in self.generation.items():
+            setattr(model.generation_config, name, value)
         return asked(model) if self.hearing.writes else framed(model)
 
 

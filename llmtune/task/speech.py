@@ -158,6 +158,10 @@ class SpeechTask:
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
         return list(columns["transcript"]), None
 
+    def probe_sounds(self, columns: Mapping[str, list[Any]]) -> tuple[list[np.ndarray], list[int]]:
+        """The beginnings of some recordings at the model's rate, and what its decoder begins with."""
+        return self._recordings.beginnings(columns["audio"]), self.writing.start
+
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What rows hang on besides tokenizer and code: the recordings' files, the features, what comes first."""
@@ -198,8 +202,12 @@ class SpeechTask:
 
     def model_class(self) -> Any:
         from llmtune.model.speech_model import SpeechModel
+        from llmtune.task.speech_start import generation_values
 
-        return SpeechModel(self.hearing)
+        known = self.hearing.writes and self._tokenizer is not None
+        return SpeechModel(
+            self.hearing, generation_values(self._tokenizer, self.hearing, self.settings) if known else {}
+        )
 
     def config_values(self) -> dict[str, Any]:
         """No layer is left out at random (processes would wait for each other); masking as the settings say."""

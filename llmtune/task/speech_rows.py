@@ -22,10 +22,13 @@ from llmtune.data.audio import length_of, read
 from llmtune.data.values import BadValue
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from llmtune.model.hearing import Hearing
 
 PATH, HEARD, SPELLED = "recording", "heard", "spelled"
 """facts of a row: the bytes of the path; samples that are read; frames that a CTC model needs for its characters"""
+PROBE_S = 2
 FRAME_S = 0.02
 """of these models, near enough for a message"""
 SHOWN_LINES = 20
@@ -74,6 +77,9 @@ class Recordings:
             frames, samples = max_frames, min(samples, self.hearing.samples(max_frames))
         return {"input_ids": [0] * max(1, frames), PATH: list(path.encode()), HEARD: [samples]}
 
+    def beginnings(self, paths: Sequence[str]) -> list[np.ndarray]:
+        return [read(Path(path), self.hearing.rate, PROBE_S * self.hearing.rate) for path in paths]
+
     def complete(self, batch: Batch) -> None:
         """Put the features of a batch's recordings in the place of `input_ids`. DataError: one can't be read."""
         sounds = []
@@ -86,6 +92,10 @@ class Recordings:
         view = batch.views["clean"]
         rest = {name: values for name, values in view.items() if name not in ("input_ids", "attention_mask")}
         batch.views["clean"] = {**self.hearing.features(sounds), **rest}
+        if self.hearing.writes and batch.real_tokens:  # the whole window is paid for, whatever is in it
+            window = len(sounds) * self.hearing.most_frames
+            batch.padded_tokens = window + (rest["decoder_input_ids"].numel() if "decoder_input_ids" in rest else 0)
+            batch.real_tokens += sum(self.hearing.frames(len(sound)) for sound in sounds) - window
 
 
 def _refuse_cut(max_frames: int | None, allowed: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,15 +57,18 @@ def config_values(tokenizer: Any, hearing: Any, settings: Any) -> dict[str, Any]
     if hearing.made:
         start, end = tokenizer.convert_tokens_to_ids(START), tokenizer.eos_token_id
         values |= {"decoder_start_token_id": start, "bos_token_id": end, "eos_token_id": end}
+        values |= {"suppress_tokens": None, "begin_suppress_tokens": None}
     return values
 
 
-def generation_values(tokenizer: Any, settings: Any) -> Mapping[str, Any]:
-    """What transformers' own `generate` of Whisper must know to write as is written here."""
-    return {
-        "language": settings.language, "task": settings.action if settings.language else None,
-        "no_timestamps_token_id": tokenizer.convert_tokens_to_ids(NO_TIMES), "return_timestamps": False,
-    }  # fmt: skip
+def generation_values(tokenizer: Any, hearing: Any, settings: Any) -> dict[str, Any]:
+    """What `model/` must say so that transformers' own `generate` of Whisper writes as is written here."""
+    if hearing.made:
+        return {
+            "is_multilingual": False, "no_timestamps_token_id": tokenizer.convert_tokens_to_ids(NO_TIMES),
+            "max_length": hearing.most_written, "forced_decoder_ids": None,
+        }  # fmt: skip
+    return {"language": settings.language, "task": settings.action} if settings.language else {}
 
 
 def written(model: Any, batch: Batch, writing: Any, hearing: Any, pad_id: int) -> list[np.ndarray]:
