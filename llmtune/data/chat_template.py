@@ -79,6 +79,27 @@ def new_tokens(tokenizer: Any, wanted: str) -> tuple[str, ...]:
     return NEW_TOKENS.get(shipped_name(tokenizer, wanted), ())
 
 
+def own_words(wanted: str) -> list[str]:
+    """The words of a shipped template (of `auto` the one without new tokens), for a tokenizer that is trained."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    name = "plain" if wanted == "auto" else wanted
+    if name not in SHIPPED:
+        return []
+    call = {"type": "function", "function": {"name": "", "arguments": {}}}
+    made: Any = render_jinja_template(
+        conversations=[[
+            {"role": "user", "content": ""}, {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": ""}, {"role": "assistant", "content": ""},
+        ]],
+        tools=[call], chat_template=(FOLDER / f"{name}.jinja").read_text(encoding="utf-8"), bos_token="", eos_token="",
+    )  # fmt: skip
+    text = made[0][0]
+    for token in NEW_TOKENS.get(name, ()):
+        text = text.replace(token, " ")
+    return [text]
+
+
 class ChatTemplate:
     """A template and the tokenizer that it is stored with.
 

@@ -29,13 +29,20 @@ class WordModel:
 
     kind: str
     """`causal` (decoders) or `sequence` (encoder-decoders)"""
+    stop_ids: tuple[int, ...] = ()
+    """tokens that end what it writes, kept with it for others who let it write; none: as it has them"""
 
     def from_config(self, config: Any, *, attn_implementation: str | None = None) -> Any:
-        return asked(language_class(self.kind).from_config(config, attn_implementation=attn_implementation))
+        return self._asked(language_class(self.kind).from_config(config, attn_implementation=attn_implementation))
 
     def from_pretrained(self, path: Any, *, output_loading_info: bool = False, **kwargs: Any) -> Any:
         model, info = language_class(self.kind).from_pretrained(path, output_loading_info=True, **kwargs)
-        return (asked(model), info) if output_loading_info else asked(model)
+        return (self._asked(model), info) if output_loading_info else self._asked(model)
+
+    def _asked(self, model: Any) -> Any:
+        if self.stop_ids and getattr(model, "generation_config", None) is not None:
+            model.generation_config.eos_token_id = list(self.stop_ids)
+        return asked(model)
 
 
 def asked(model: Any) -> Any:
