@@ -43,7 +43,7 @@ class ColumnSettings:
     negative: str | int | list[str | int] | None
     group: str | int | None
     source: str | int | None
-    target: str | int | None
+    target: str | int | list[str | int] | None
     messages: str | int | None
     prompt: str | int | None
     response: str | int | None
