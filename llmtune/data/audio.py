@@ -75,7 +75,7 @@ def read(path: Path, rate: int, most_samples: int | None = None) -> np.ndarray:
     samples_NC, found_rate = _opened(path, _wav_samples, _other_samples)
     if not len(samples_NC):
         raise BadValue(f"the recording {path.name} holds no sound (0 samples)")
-    samples_N = samples_NC.mean(axis=1, dtype=np.float32)
+    samples_N: np.ndarray = samples_NC.mean(axis=1, dtype=np.float32)
     if not np.isfinite(samples_N).all():
         raise BadValue(f"the recording {path.name} has samples that are no numbers")
     return resampled(samples_N, found_rate, rate)[:most_samples]
@@ -157,6 +157,7 @@ def _wav_samples(file: BinaryIO, header: _Wav) -> tuple[np.ndarray, int]:
     """samples_NC in fp32, and their rate."""
     file.seek(header.start)
     raw = file.read(header.size // header.frame_bytes * header.frame_bytes)
+    flat: np.ndarray
     if header.code == FLOAT:
         flat = np.frombuffer(raw, f"<f{header.bits // 8}").astype(np.float32)
     elif header.bits == 8:  # the only kind without a sign

@@ -16,14 +16,15 @@ import torch
 
 from llmtune.core.errors import Fault, ModelError
 
-CTC_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio")
-"""families that read samples and put out a character, or a blank, for each frame (arXiv 2006.11477 and its kin)"""
+CTC_KINDS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
+"""families that read samples and put out a character, or a blank, for each frame (arXiv 2006.11477 and its kin), a row
+as it would be alone; data2vec-audio and wav2vec2-conformer let padding into it through their convolutions"""
 FITS = "Whisper kinds (encoder-decoders), or CTC kinds: " + ", ".join(CTC_KINDS)
 RATE = 16_000
 """samples a second of a model whose config says nothing else"""
 SECONDS_OF_CTC = 30
 """what a CTC model is fed with at most where data.max_tokens is auto"""
-FRAME_S = 0.02
+FRAMES_A_SECOND = 50
 """of Whisper's encoder"""
 
 
@@ -98,16 +99,18 @@ def _made(config: Any) -> Any:
     rate = int(getattr(config, "sampling_rate", RATE))
     if config.model_type != "whisper":
         return Wav2Vec2FeatureExtractor(sampling_rate=rate, do_normalize=True, return_attention_mask=True)
-    seconds = config.max_source_positions * FRAME_S
-    if seconds != int(seconds):
+    if rate != RATE:
         raise ModelError(
-            Fault("model.architecture.max_source_positions", f"{config.max_source_positions} frames of 20 ms are "
-                  f"{seconds:g} s", "whole seconds", "a multiple of 50")
+            Fault("model.architecture.sampling_rate", f"{rate}, but Whisper's features are of {RATE} samples a second",
+                  "recordings of any rate are brought to that", "leave sampling_rate out")
         )  # fmt: skip
-    return WhisperFeatureExtractor(
-        feature_size=config.num_mel_bins, sampling_rate=rate, hop_length=rate // 100, n_fft=rate // 40,
-        chunk_length=int(seconds),
-    )  # fmt: skip
+    if config.max_source_positions % FRAMES_A_SECOND:
+        raise ModelError(
+            Fault("model.architecture.max_source_positions", f"{config.max_source_positions} frames of 20 ms",
+                  "whole seconds", "a multiple of 50")
+        )  # fmt: skip
+    seconds = config.max_source_positions // FRAMES_A_SECOND
+    return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
 
 
 def _read(config: Any, source: str, revision: str | None) -> Any:

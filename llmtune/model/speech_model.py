@@ -9,6 +9,7 @@ Legend: B rows, C channels, T frames, V characters.
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,8 @@ def framed(model: Any) -> Any:
     Masking of its inputs (SpecAugment), which transformers draws by numpy, is drawn from torch's seed.
     """
     plain = getattr(model, "forward")  # noqa: B009 - bound to transformers' class
+    # WavLM's own attention asks torch in a way that it warns of at each step
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     norms = [MaskedNorm(module, model) for module in model.modules() if isinstance(module, nn.GroupNorm)]
 
     def forward(*args: Any, **view: Any) -> Any:

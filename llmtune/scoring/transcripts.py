@@ -128,7 +128,7 @@ def aligned(truth: Sequence[str], written: Sequence[str]) -> tuple[Edits, list[t
     # units are told apart by jiwer's words: blanks among characters need a sign of their own
     true_text, own_text = (" ".join(unit if unit != " " else "␠" for unit in units) for units in (truth, written))
     found = jiwer.process_words(true_text, own_text)
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for chunk in found.alignments[0]:
         if chunk.type != "equal":
             before = list(truth[chunk.ref_start_idx : chunk.ref_end_idx])

@@ -29,7 +29,8 @@ def score(task: Any, predictions: Any) -> dict[str, float]:
 
 def judge(task: Any, predictions: Any, num_worst: int) -> dict[str, Any]:
     """`tables`: what was most often taken for what; `worst`: the rows with the most wrong words."""
-    sums, worst = TranscriptScores(task.normaliser), []
+    sums = TranscriptScores(task.normaliser)
+    worst: list[tuple[int, int, int]] = []
     for chunk in predictions.chunks():
         worst = heapq.nsmallest(num_worst, [*worst, *_scored(task, chunk, sums)])
     pairs = [[said, text, times] for (said, text), times in sums.confused.most_common(SHOWN_PAIRS)]
