@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmtune.model.backbone import LoadedModel
     from llmtune.model.composite import Composite
     from llmtune.model.prefix_cache import PrefixCache
+    from llmtune.training.deciding import Deciding
     from llmtune.training.evaluation import Scored
     from llmtune.training.forgetting import Forgetting
     from llmtune.training.trainer import Clocks, Trainer
@@ -96,7 +97,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
         ),
         freezing=freezing, prefix=prefix, schedule=lr_schedule(config.optimizer, prepared.num_steps),
         peak_lr=prepared.peak_lr, task=prepared.task, feed=feed, validation=validation,
-        beside=_scored_beside(prepared, machine, objectives),
+        beside=_scored_beside(prepared, machine, objectives), deciding=_deciding(prepared, objectives),
         score_followers=[part for part in several.values() if hasattr(part, "follow_scores")],
         forgetting=_forgetting(prepared, composite, machine),
         clocks=_clocks(prepared), machine=machine, store=store if machine.is_main else None,
@@ -195,6 +196,16 @@ def _scored_beside(prepared: Prepared, machine: Machine, objectives: Mapping[str
             feed = EvaluationFeed(table, task.collate_targets, most, machine.rank, machine.world)
             found[part.feed] = Scored(model, feed, task)
     return found
+
+
+def _deciding(prepared: Prepared, objectives: Mapping[str, Any]) -> Deciding:
+    """By the task's own metric, or where `best_by` of tasks beside it says so by the mean of all."""
+    from llmtune.training.deciding import Deciding
+
+    asked = any(getattr(part, "best_by", "task") == "mean" for part in prepared.config.objective.values())
+    scored = {part.feed: part.scored_by[1].metric for part in objectives.values() if hasattr(part, "scored_by")}
+    there = {feed: metric for feed, metric in scored.items() if "validation" in prepared.feeds[feed].splits}
+    return Deciding(prepared.task.metric, prepared.task.mode, there if asked else {})
 
 
 def _prefix_cache(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from llmtune.core.errors import LlmtuneError, Stopped
 from llmtune.inference import verify
+from llmtune.inference.beside import models_beside, scores_beside
 from llmtune.inference.model_folder import make_card, write_model
 from llmtune.preflight import Prepared
 from llmtune.reading import plain_texts
@@ -51,7 +52,9 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         validation = _validation(trainer)
     forgetting = _forgetting(trainer, prepared, run, console)
     trainer.prefix.close()
-    beside = kept["beside"] if kept else {name: _evaluated(trainer, one).scores for name, one in trainer.beside.items()}
+    beside, tested = scores_beside(
+        trainer, prepared, kept["beside"] if kept else None, functools.partial(_evaluated, trainer)
+    )
     if not machine.is_main:
         return {}
     num_frozen = trainer.freezing.untouched.prove()
@@ -70,8 +73,12 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         result |= {"frozen_tensors": num_frozen, "frozen_unchanged": True if num_frozen else None}
         if getattr(prepared.task, "signatures", None):
             result["signatures"] = prepared.task.signatures
-        if beside:
-            result["auxiliary"] = {name.rpartition("/")[2]: found for name, found in beside.items()}
+        for key, others in (("auxiliary", beside), ("auxiliary_test", tested)):
+            if others:
+                result[key] = {name.rpartition("/")[2]: found for name, found in others.items()}
+        for key, others in (("validation", beside), ("test", tested)):
+            if result[key]:  # with the mean of all tasks, where that decides
+                result[key] = trainer.deciding.told(result[key], others)
     write_json(run.result, result)
     return result
 
@@ -150,7 +157,7 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     if hasattr(adapter, "unquantised"):
         model = adapter.unquantised(model)
     model = model.to("cpu").eval()
-    beside = _models_beside(trainer, prepared, card)
+    beside = models_beside(trainer, prepared, card)
     expected = _expected(model, prepared, card, adapter) if how != "off" else {}
     if expected:
         expected["beside"] = {
@@ -207,20 +214,6 @@ def _few_rows(splits: Mapping[str, Any]) -> dict[str, list[Any]]:
     return rows.select(range(min(PROBE_ROWS, len(rows)))).with_format(None)[:]
 
 
-def _models_beside(trainer: Any, prepared: Prepared, card: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """By feed, which is also the place in model/: models of other tasks on the same backbone, with their cards."""
-    found = {}
-    for part in trainer.composite.objectives.values():
-        if hasattr(part, "scored_by"):
-            model, task = part.scored_by
-            feed = prepared.feeds[part.feed]
-            asked = dataclasses.replace(prepared.config, task=task.settings, data=feed.data)
-            columns = feed.report["splits"]["train"]["found"][0]["columns"]
-            own = make_card(asked, task, max_tokens=prepared.max_tokens, columns=columns, metric=task.metric)
-            found[part.feed] = (model.to("cpu").eval(), {**card, **own})
-    return found
-
-
 def _columns(prepared: Prepared) -> dict[str, Any]:
     """Role -> the column of the training file it was read from."""
     return prepared.report["splits"]["train"]["found"][0]["columns"]
@@ -253,8 +246,8 @@ def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[st
     return {
         "task": prepared.config.task.name,
         "status": "finished",
-        "metric": prepared.task.metric,
-        "mode": prepared.task.mode,
+        "metric": trainer.deciding.metric,
+        "mode": trainer.deciding.mode,
         "best": {"step": state.best_step, "score": state.best_score},
         "validation": scores,
         "test": test.scores if test is not None else None,

@@ -150,5 +150,7 @@ def _naming(where: str | None) -> Iterator[None]:
     except UserError as error:
         if where is None:
             raise
-        moved = [re.sub(r"\b(data\.columns|data|task)\.(?=\w)", f"{where}.", str(fault)) for fault in error.faults]
+        # how long rows may be is the run's to say
+        key = re.compile(r"\b(data\.columns|data(?!\.max_tokens)|task)\.(?=\w)")
+        moved = [key.sub(f"{where}.", str(fault)) for fault in error.faults]
         raise type(error)(*moved) from error

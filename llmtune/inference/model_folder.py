@@ -11,6 +11,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +23,9 @@ FORMAT = 1
 CARD = "llmtune.json"
 ADAPTER = "adapter"
 """the folder in `model/` that holds the adapter"""
-BODY = "body"
-"""key in the card of a folder that holds a head alone: the way from there to the folder of the whole model"""
+BODY, BODY_CLASS = "body", "body_class"
+"""keys in the card of a folder that holds a head alone: the way from there to the folder of the whole model, and
+module and name of the class of that"""
 
 
 def write_model(
@@ -53,7 +55,8 @@ def write_model(
             save_head(other, aside / place)
             tokenizer.save_pretrained(aside / place)
             body = "/".join([".."] * len(Path(place).parts))
-            write_json(aside / place / CARD, {"format": FORMAT, **other_card, BODY: body})
+            own = {BODY: body, BODY_CLASS: [type(model).__module__, type(model).__name__]}
+            write_json(aside / place / CARD, {"format": FORMAT, **other_card, **own})
         if folder.exists():
             os.replace(folder, old)
         os.replace(aside, folder)
@@ -111,7 +114,7 @@ def open_model(
     from llmtune.config.shelf import find_part
 
     if BODY in card:
-        return _with_head(folder, card, plugins), []
+        return _with_head(folder, model_class, card, plugins), []
     model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     kept = card.get("adapter")
     if kept is not None and not kept["merged"]:
@@ -122,22 +125,19 @@ def open_model(
     return model.eval(), sorted(info["missing_keys"])
 
 
-def _with_head(folder: Path, card: Mapping[str, Any], plugins: Sequence[str]) -> Any:
+def _with_head(folder: Path, model_class: Any, card: Mapping[str, Any], plugins: Sequence[str]) -> Any:
     """The head in `folder` on the backbone of the model that it was trained with."""
     import transformers
 
-    from llmtune.model.task_head import load_head
+    from llmtune.model.task_head import load_head, on_backbone
 
-    def class_in(place: Path) -> tuple[Any, Any]:
-        config = transformers.AutoConfig.from_pretrained(place)
-        return getattr(transformers, config.architectures[0]), config
-
-    place = folder / card[BODY]
-    whole, missing = open_model(place, class_in(place)[0], read_card(place), plugins)
+    place, (module, name) = folder / card[BODY], card[BODY_CLASS]
+    body_class = getattr(transformers, name) if hasattr(transformers, name) else getattr(import_module(module), name)
+    whole, missing = open_model(place, body_class, read_card(place), plugins)
     if missing:
         raise ValueError(f"{place} lacks weights: {', '.join(missing[:4])}")
-    model_class, config = class_in(folder)
-    model = model_class(config)
-    setattr(model, model.base_model_prefix, whole.base_model)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = model_class.from_config(config) if hasattr(model_class, "from_config") else model_class(config)
+    on_backbone(model, whole.base_model)
     load_head(model, folder)
     return model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +13,24 @@ from torch import nn
 from llmtune.core.seeds import fold
 
 FILE = "head.safetensors"
+NO_LABELS = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "problem_type": None}
+"""a config that says nothing of labels: those of the other task are not this one's"""
 
 
-def task_head(network: Any, task: Any, *, seed: int | None) -> Any:
+def task_head(network: Any, task: Any, *, seed: int | None, source: Any = None) -> Any:
     """The Hugging Face model of `task` (its `model_class`, `config_values`) around the backbone of `network`.
 
-    Its head is drawn from `seed`, before it is given the backbone; None: on the meta device, for its shape alone.
+    Its head is drawn from `seed`, before it is given the backbone; None: on the meta device, for its shape alone. The
+    words of a language model's head are those of the backbone's table where the two are tied, else those in `source`.
+
+    Args:
+        source: ModelSettings of where the backbone's weights came from.
 
     Raises:
         ValueError: transformers has no such head for this family, or not as a module beside the backbone.
     """
     config = copy.deepcopy(network.config)
-    for key, value in task.config_values().items():
+    for key, value in {**NO_LABELS, **task.config_values()}.items():
         setattr(config, key, value)
     device = "meta" if seed is None else "cpu"
     with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -40,8 +47,21 @@ def task_head(network: Any, task: Any, *, seed: int | None) -> Any:
             f"{type(model).__name__} reads a pooled state, and the backbone of {type(network).__name__} makes none; "
             "pooling: mean reads the tokens"
         )
-    setattr(model, prefix, network.base_model)
-    return model.float()
+    if seed is not None and getattr(source, "path", None) and model.get_output_embeddings() is not None:
+        model = task.model_class().from_pretrained(
+            str(Path(source.path).expanduser()), revision=source.revision, config=config, dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    return on_backbone(model, network.base_model).float()
+
+
+def on_backbone(model: Any, backbone: nn.Module) -> Any:
+    """The model with another backbone in the place of its own, and its words tied to those of that one."""
+    setattr(model, model.base_model_prefix, backbone)
+    words = model.get_output_embeddings()
+    if words is not None and model.config.tie_word_embeddings:
+        words.weight = model.get_input_embeddings().weight
+    return model
 
 
 def _reads_pooler(model: Any) -> bool:

@@ -1,78 +1,59 @@
-"""Other labelled tasks beside the task: own rows, own head, one backbone (as MT-DNN, arXiv 1901.11504)."""
+"""Other tasks beside the task: own rows, own head, one backbone (as MT-DNN, arXiv 1901.11504)."""
 
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import yaml
-
-from llmtune.config.fit import Misfit, fit
-from llmtune.config.locate import option_files, search_dirs
-from llmtune.config.settings import ColumnSettings, DataSettings
-from llmtune.config.shelf import find_part
-from llmtune.core.errors import ConfigError, Fault, ModelError, did_you_mean
+from llmtune.core.errors import ConfigError, Fault, ModelError, UserError
 from llmtune.core.parts import FeedWanted, Parts, Prospect
-from llmtune.core.ranges import weight
+from llmtune.core.ranges import one_of, weight
 from llmtune.core.schedules import weight_schedule
-
-WHERE = "objective.auxiliary.tasks"
-COLUMNS = typing.get_type_hints(ColumnSettings)
-DATA = typing.get_type_hints(DataSettings)
-NOT_ITS_OWN = ("name", "columns", "test", "test_share", "max_tokens", "cache_dir")
-"""settings of data that a task beside has none of: it is scored on validation rows, and its rows go the run's way"""
-FRESH = {"name": "files", "validation": None, "test": None, "test_share": 0.0, "label_names": None,
-         "label_delimiter": None}  # fmt: skip
-"""what is not taken over from the run's data"""
+from llmtune.objective.auxiliary_tasks import WHERE, check_tasks, data_of, task_of, tasks_of
+from llmtune.objective.supervised import Supervised
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auxiliary:
     name: str
     weight: float | str
-    tasks: dict[str, Any]
+    tasks: dict[str, Any] | str
+    best_by: str
     PREFIX: ClassVar[str] = "auxiliary/"
 
     def __post_init__(self) -> None:
         weight("weight", self.weight)
-        if not self.tasks:
-            raise ValueError(f"tasks: none is given; one or more by name; type {WHERE}='{{NAME: {{train: FILE}}}}'")
-        for name, given in self.tasks.items():
-            _check(name, given)
+        check_tasks(self.tasks)
+        one_of("best_by", self.best_by, ("task", "mean"))
 
     @property
     def num_terms(self) -> int:
-        return len(self.tasks)
+        return len(tasks_of(self.tasks))
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
         """The rows of each task, whose reader is the task itself: it finds its labels in them."""
         return {
             f"{self.PREFIX}{name}": FeedWanted(
-                data=_data_of(name, given, config.data), where=f"{WHERE}.{name}",
-                reader=_task_of(name, given),
+                data=data_of(name, given, config.data), where=f"{WHERE}.{name}",
+                reader=_without_loss(name, task_of(name, given)),
             )
-            for name, given in self.tasks.items()
+            for name, given in tasks_of(self.tasks, config.data).items()
         }  # fmt: skip
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ModelError where the model's family has no head for a task."""
-        from llmtune.model.task_head import task_head
-
-        faults = []
-        for name in self.tasks:
-            task = prospect.feeds[f"{self.PREFIX}{name}"].reader
-            try:
-                task_head(prospect.network, task, seed=None)
-            except ValueError as error:
-                faults.append(
-                    Fault(f"{WHERE}.{name}", f"no such head for {prospect.model_config.model_type} models",
-                          str(error).split("\n")[0][:200])
-                )  # fmt: skip
+        """Raises ModelError where the model's family has no head for a task, ConfigError where a task can't stand
+        beside another, or where scores of which some are to rise and some to fall would be averaged."""
+        tasks = {name: prospect.feeds[f"{self.PREFIX}{name}"].reader for name in tasks_of(self.tasks)}
+        faults, kind = [], ConfigError
+        if self.best_by == "mean":
+            faults += _modes({prospect.config.task.name: prospect.task, **tasks})
+        for name, task in tasks.items():
+            found, why = _head_faults(name, task, prospect)
+            faults, kind = [*faults, *found], why or kind
         if faults:
-            raise ModelError(*faults)
+            raise kind(*faults)
 
     def build(self, parts: Parts) -> dict[str, Any]:
         """An objective for each task, named as its feed."""
@@ -81,69 +62,65 @@ class Auxiliary:
         return {
             feed: HeadLoss(
                 feed, weight_schedule(given.get("weight", self.weight), parts.num_steps), parts.network,
-                parts.feeds[feed].reader, seed=parts.config.seed,
+                parts.feeds[feed].reader, seed=parts.config.seed, source=parts.config.model,
             )
-            for feed, given in ((f"{self.PREFIX}{name}", given) for name, given in self.tasks.items())
+            for feed, given in ((f"{self.PREFIX}{name}", given) for name, given in tasks_of(self.tasks).items())
         }  # fmt: skip
 
 
-def _check(name: Any, given: Any) -> None:
-    """Raises ValueError for a name that is none, keys that are unknown, values of another type."""
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"tasks: {name!r} was given as a name; letters, digits and _; such as {WHERE}='{{rte: ...}}'")
-    where = f"tasks.{name}"
-    if not isinstance(given, Mapping) or not given.get("train"):
-        raise ValueError(f"{where}: {given!r} names no rows; a mapping with train; {{train: FILE, label: NAME}}")
-    kinds = _kinds(name, given)
-    for key, value in given.items():
-        if key not in kinds:
-            raise ValueError(f"{where}.{key}: unknown key; keys here: {', '.join(kinds)}; {did_you_mean(key, kinds)}")
+def _without_loss(name: str, task: Any) -> Any:
+    """The task. Raises ConfigError where its loss is not one of a head on a backbone that is shared."""
+    kind, where = task.settings.kind, f"{WHERE}.{name}.kind"
+    if hasattr(task, "run"):
+        fix = "objective=[supervised,auxiliary,masked_lm] objective.masked_lm.rows=FILE (causal_lm for decoders)"
+        raise ConfigError(Fault(where, f"{kind} reads plain texts, which is an objective and no task beside", "", fix))
+    if getattr(task, "looks_before", False):
+        fix = f"llmtune train task={kind}, on the model/ of this run if need be"
+        raise ConfigError(Fault(where, f"{kind} asks the model that the run began with", "a task by itself", fix))
+    if hasattr(task, "complete"):
+        raise ConfigError(Fault(where, f"{kind} reads sound, and the backbone is of words", "a task by itself",
+                                f"llmtune train task={kind}"))  # fmt: skip
+    return task
+
+
+def _head_faults(name: str, task: Any, prospect: Prospect) -> tuple[list[Fault | str], Any]:
+    """What speaks against a task on this backbone, and of which kind it is."""
+    from llmtune.model.language_head import language_kind
+    from llmtune.model.task_head import task_head
+
+    where, family = f"{WHERE}.{name}", prospect.model_config.model_type
+    writes = getattr(task.model_class(), "kind", None)
+    if writes is not None and language_kind(prospect.model_config) != writes:
+        fits = getattr(task, "fits", "decoders write the next word, encoder-decoders a second text")
+        return [Fault(where, f"{task.settings.kind} writes words, which {family} models don't", fits)], ModelError
+    wanted = getattr(task, "new_tokens", ())
+    wanted = wanted(prospect.tokenizer) if callable(wanted) else wanted
+    new = [token for token in wanted if token not in prospect.tokenizer.all_special_tokens]
+    if new:
+        given = f"{task.settings.kind} needs tokens that the tokenizer does not know ({', '.join(new)})"
+        return [Fault(where, given, "the run's own task may have such", f"type task={task.settings.kind}, and put "
+                      "the other beside it")], ConfigError  # fmt: skip
+    try:
+        network = task_head(prospect.network, task, seed=None)
+    except ValueError as error:
+        given = f"no such head for {family} models, beside task={prospect.config.task.name}"
+        return [Fault(where, given, str(error).split("\n")[0][:200])], ModelError
+    if hasattr(task.settings, "check"):
+        feed = prospect.feeds[f"{Auxiliary.PREFIX}{name}"]
+        loss = {"supervised": Supervised(name="supervised", weight=1.0)}
+        asked = dataclasses.replace(prospect.config, task=task.settings, objective=loss, data=feed.data)
+        own = dataclasses.replace(prospect, config=asked, task=task, network=network, splits=feed.splits)
         try:
-            fit(value, kinds[key])
-        except Misfit as misfit:
-            raise ValueError(f"{where}.{key}: {value!r} was given; {misfit}") from misfit
-    if "weight" in given:
-        weight(f"{where}.weight", given["weight"])
+            task.settings.check(own)
+        except UserError as error:
+            return [re.sub(r"\btask\.(?=\w)", f"{where}.", str(fault)) for fault in error.faults], type(error)
+    return [], None
 
 
-def _kinds(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> type, of all keys that a task beside may have."""
-    data = {key: kind for key, kind in DATA.items() if key not in NOT_ITS_OWN}
-    fields = {key: kind for key, kind in _part_of(name, given).fields.items() if key not in ("name", "kind")}
-    return {"kind": str, "weight": float | str, **COLUMNS, **data, **fields}
-
-
-def _part_of(name: str, given: Mapping[str, Any]) -> Any:
-    return find_part("task", given.get("kind", "classification"), (), f"{WHERE}.{name}.kind")
-
-
-def _data_of(name: str, given: Mapping[str, Any], run: DataSettings) -> DataSettings:
-    """The run's data settings with those of a task beside in their place."""
-    columns = ColumnSettings(**{key: given.get(key) for key in COLUMNS})
-    own = {key: fit(given[key], kind) for key, kind in DATA.items() if key in given}
-    try:
-        return dataclasses.replace(run, **{**FRESH, **own, "columns": columns})
-    except ValueError as error:
-        raise ConfigError(f"{WHERE}.{name}.{error}") from error
-
-
-def _task_of(name: str, given: Mapping[str, Any]) -> Any:
-    """The task, its settings as its kind ships with where they are not given."""
-    part = _part_of(name, given)
-    shipped = _shipped(given.get("kind", "classification"))
-    values = {key: fit(given.get(key, shipped.get(key)), kind) for key, kind in part.fields.items()}
-    try:
-        return part.load()(**{**values, "name": name}).build()
-    except ValueError as error:
-        raise ConfigError(f"{WHERE}.{name}.{error}") from error
-
-
-def _shipped(kind: str) -> dict[str, Any]:
-    """The `task` section of the recipe that is called as the kind, else of any recipe of that kind."""
-    files = option_files("task", search_dirs())
-    for path in [*(files[name] for name in files if name == kind), *files.values()]:
-        with open(path, encoding="utf-8") as file:
-            section = yaml.safe_load(file).get("task", {})
-        if section.get("kind") == kind:
-            return section
-    return {}
+def _modes(tasks: dict[str, Any]) -> list[Fault | str]:
+    """A fault where the mean of these tasks' metrics would be of some that are to rise and some that are to fall."""
+    if len({task.mode for task in tasks.values()}) == 1:
+        return []
+    told = ", ".join(f"{name} {task.metric} ({task.mode})" for name, task in tasks.items())
+    return [Fault("objective.auxiliary.best_by", f"mean of {told}", "metrics that all rise, or all fall",
+                  "objective.auxiliary.best_by=task, or another metric of a task")]  # fmt: skip

@@ -91,6 +91,9 @@ def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str], use: 
     if result.get("test"):
         shown = ", ".join(f"{name} {value:.4f}" for name, value in list(result["test"].items())[:6])
         lines.append(f"test: {shown}")
+    for name, scores in result.get("auxiliary_test", {}).items():
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:6])
+        lines.append(f"test of {name}: {shown}")
     if result.get("majority") is not None:
         lines.append(f"      (always the most frequent label: accuracy {result['majority']:.4f})")
     path = shlex.quote(str(run))

@@ -22,6 +22,7 @@ from llmtune.model.composite import Composite
 from llmtune.model.prefix_cache import PrefixCache
 from llmtune.run.checkpoint import Checkpoint, CheckpointStore
 from llmtune.run.metrics_log import MetricsLog
+from llmtune.training.deciding import Deciding
 from llmtune.training.ema import Average
 from llmtune.training.evaluation import Evaluation, Scored, evaluate
 from llmtune.training.forgetting import Forgetting
@@ -60,6 +61,7 @@ class Trainer:
     validation: EvaluationFeed | None
     beside: Mapping[str, Scored]
     """by feed: validation rows of other tasks, scored whenever the task's are"""
+    deciding: Deciding
     score_followers: Sequence[Any]
     """parts with `follow_scores(step, scores by feed)`"""
     forgetting: Forgetting | None
@@ -214,20 +216,21 @@ class Trainer:
         done = found.pop("task")
         self.evaluation = done
         self.eval_seconds += done.seconds + sum(one.seconds for one in found.values())
-        score = done.scores.get(self.task.metric)
         beside = {name: one.scores for name, one in found.items()}
-        self._note_score(score, done.scores, beside)
+        score = self.deciding.score(done.scores, beside)
+        scores = self.deciding.told(done.scores, beside)
+        self._note_score(score, scores, beside)
         for part in self.score_followers:
             part.follow_scores(self.state.step, {"task": done.scores, **beside})
         place = {"step": self.state.step, "epoch": self._epoch()}
-        record = {**place, "split": "validation", **done.scores}
+        record = {**place, "split": "validation", **scores}
         self._write(self.metrics, record)
         others = {name.rpartition("/")[2]: scores for name, scores in beside.items()}
         for name, scores in others.items():
             self._write(self.metrics, {**place, "split": f"validation/{name}", **scores})
         for watcher in self.watchers:
             watcher.on_evaluation({
-                **record, "beside": others, "metric": self.task.metric, "score": score, "seconds": done.seconds,
+                **record, "beside": others, "metric": self.deciding.metric, "score": score, "seconds": done.seconds,
                 "best_score": self.state.best_score, "best_step": self.state.best_step,
             })  # fmt: skip
         # evaluation time is told apart from training time
@@ -253,7 +256,7 @@ class Trainer:
     ) -> None:
         state = self.state
         state.evaluated_step, state.last_score = state.step, score
-        sign = 1 if self.task.mode == "max" else -1
+        sign = 1 if self.deciding.mode == "max" else -1
         if score is None or not math.isfinite(score):
             return  # not defined on these rows yet (a correlation of equal predictions): neither gain nor loss
         if state.best_score is None or sign * (score - state.best_score) > self.clocks.min_gain:

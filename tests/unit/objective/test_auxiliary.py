@@ -87,6 +87,8 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_gets_a_head_and_opens_again(family: str, rows: list[str], other: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
     from llmtune.inference.model_folder import open_model, read_card
 
     shape = json.dumps({"model_type": family, "vocab_size": 300, **FAMILIES[family]})
@@ -97,7 +99,7 @@ def test_every_family_gets_a_head_and_opens_again(family: str, rows: list[str], 
     place = tmp_path / "run/model/auxiliary/nli"
     card = read_card(place)
     assert card["task"]["state"]["problem_type"] == "regression"
-    model, missing = open_model(place, None, card)
+    model, missing = open_model(place, AutoModelForSequenceClassification, card)
     assert missing == []
     assert model.config.num_labels == 1
 

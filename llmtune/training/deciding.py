@@ -1,0 +1,37 @@
+"""Which number says what weights are the best so far: the task's own metric, or the mean of those of all tasks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MEAN = "mean_score"
+
+
+@dataclass(frozen=True)
+class Deciding:
+    own: str
+    """the metric of the run's task"""
+    mode: str
+    """"max" or "min": of all metrics that are looked at"""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """feed -> metric of the tasks beside it; empty: the run's own task decides"""
+
+    @property
+    def metric(self) -> str:
+        return MEAN if self.others else self.own
+
+    def score(self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> float | None:
+        """The number itself; None where a score is not there or not defined."""
+        found = [scores.get(self.own), *(beside.get(feed, {}).get(name) for feed, name in self.others.items())]
+        known = [value for value in found if value is not None and math.isfinite(value)]
+        return statistics.fmean(known) if len(known) == len(found) else None
+
+    def told(
+        self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]
+    ) -> dict[str, float]:
+        """The task's scores, and the mean where that decides."""
+        mean = self.score(scores, beside) if self.others else None
+        return dict(scores) if mean is None else {**scores, MEAN: mean}
