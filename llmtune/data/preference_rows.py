@@ -23,8 +23,9 @@ JUDGED = replace(roles.LABEL, required=False, guesses=("label", "desirable", "th
 RESPONSE = replace(conversation.RESPONSE, known_before=True, guesses=("response", "completion", "answer", "output"))
 PROMPT = replace(conversation.PROMPT, required=False)
 MESSAGES = replace(conversation.MESSAGES, required=False)
-PAIRS = (PROMPT, MESSAGES, conversation.INPUT, conversation.SYSTEM, conversation.TOOLS, CHOSEN, REJECTED)
+PAIRS = (CHOSEN, REJECTED, PROMPT, MESSAGES, conversation.INPUT, conversation.SYSTEM, conversation.TOOLS)
 ALL = (*PAIRS, RESPONSE, JUDGED)
+NAMING = "data.columns.chosen=COLUMN data.columns.rejected=COLUMN"
 WORDS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 """what a label may be, in lower case"""
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -147,7 +148,8 @@ def _judged(values: Mapping[str, str | None]) -> Preference:
         if desirable is None:
             raise BadValue(f"the label {label!r} is neither true nor false")
     if values.get("response") is None and values.get("messages") is None:
-        raise BadValue("no answer: neither chosen and rejected, nor a response, nor messages that end with one")
+        raise BadValue(f"no answer: neither chosen and rejected ({NAMING}), nor a response, nor messages that end "
+                       "with one")  # fmt: skip
     whole = conversation_of(values, answered=True)
     last = max(place for place, message in enumerate(whole.messages) if message["role"] == "user") + 1
     return Preference(whole.messages[:last], [whole.messages[last:]], whole.tools, desirable)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import ConfigError, DataError, Fault
-from llmtune.data.preference_rows import Preference
+from llmtune.data.preference_rows import NAMING, Preference
 from llmtune.task.preference_encoding import OTHER, VERDICT, mismatched, preferences
 from llmtune.task.ranking_negatives import with_column
 
 if TYPE_CHECKING:
     from llmtune.data.rows import RawSplits
-
-COLUMNS = "data.columns.chosen=COLUMN data.columns.rejected=COLUMN"
 
 
 def read_preferences(raw: RawSplits, loss: str) -> tuple[dict[str, dict[str, Any]], str]:
@@ -22,21 +20,22 @@ def read_preferences(raw: RawSplits, loss: str) -> tuple[dict[str, dict[str, Any
     What a label says, and for KTO an answer to another prompt, stand beside each row of `raw` from now on.
 
     Raises:
-        DataError, ConfigError: rows that are neither, or that the loss can't learn from.
+        DataError, ConfigError: rows of which nothing can be learnt, or that the loss can't learn from.
     """
     facts, forms = {}, {}
     for split, rows in raw.splits.items():
-        if not {"chosen", "rejected", "label", "response", "messages"} & set(rows.column_names):
-            raise DataError(
-                Fault(f"data.{split}", "rows have neither two answers nor a judged one", "",
-                      f"type {COLUMNS}, or data.columns.label=COLUMN")
-            )  # fmt: skip
         found = preferences(rows)
         pairs = sum(len(one.answers) == 2 for one in found)
-        if split == "train":
-            _refuse_loss(loss, pairs, found)
         forms[split] = "pairs" if pairs else "judged"
         verdicts = [one.desirable for one in found]
+        unknown = verdicts.count(None) - pairs
+        if unknown:
+            raise DataError(
+                Fault(f"data.{split}", f"{unknown} of {len(found)} rows have one answer and no label that says whether "
+                      "it is wanted", "", f"type data.columns.label=COLUMN, or {NAMING}")
+            )  # fmt: skip
+        if split == "train":
+            _refuse_loss(loss, pairs, found)
         raw.splits[split] = with_column(rows, VERDICT, verdicts)
         if loss == "kto":
             raw.splits[split] = with_column(raw.splits[split], OTHER, mismatched(found))
@@ -51,7 +50,7 @@ def _refuse_loss(loss: str, pairs: int, found: Sequence[Preference]) -> None:
         raise ConfigError(
             Fault("task.loss", f"{loss}, and {len(found) - pairs} of {len(found)} rows of train have one answer and "
                   "no other to compare it with", "kto learns from answers with a label true or false",
-                  f"type task.loss=kto, or {COLUMNS}")
+                  f"type task.loss=kto, or {NAMING}")
         )  # fmt: skip
     if not pairs and len({one.desirable for one in found}) < 2:
         word = str(found[0].desirable).lower()
@@ -64,5 +63,5 @@ def refuse_single(split: str, sizes: Sequence[int]) -> None:
     if single:
         raise DataError(
             Fault(f"data.{split}", f"{single} of {len(sizes)} rows have one answer and no other to compare it with",
-                  "pairs of a chosen and a rejected answer", f"type {COLUMNS}")
+                  "pairs of a chosen and a rejected answer", f"type {NAMING}")
         )  # fmt: skip
