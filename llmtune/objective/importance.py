@@ -19,12 +19,12 @@ from llmtune.model.language_head import LanguageHead, language_kind, next_words,
 
 def sampled_ids(parts: Any, file: str | None, num: int) -> list[dict[str, torch.Tensor]]:
     """Model inputs of `num` texts drawn from a file of plain text (None: from the training rows), each (1, T)."""
-    from llmtune.data.feed import TokenTable
+    from llmtune.data.feed import table_of
     from llmtune.data.rows import read_splits
 
     rng = generator(parts.config.seed, "ewc")
     if file is None:
-        table = TokenTable(parts.splits["train"], pad_id=parts.token_table.pad_token_id)
+        table = table_of(parts.splits["train"], parts.token_table, parts.task)
         chosen = rng.permutation(len(table))[:num]
         return [table.inputs(np.array([row])) for row in chosen]
     raw = read_splits(plain_rows(parts.config, file), PlainText.roles, offline=parts.config.offline).splits["train"]

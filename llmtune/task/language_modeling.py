@@ -33,7 +33,8 @@ FITS = {
     "masked": "an encoder (BERT, RoBERTa, ...)", "causal": "a decoder (GPT-2, Llama, Qwen, ...)",
     "denoising": "an encoder-decoder of T5's kind",
 }  # fmt: skip
-TASK_OF = {"masked": "masked_lm", "causal": "causal_lm", "sequence": "denoising"}
+SHIPPED = {"masked": "masked_lm", "causal": "causal_lm", "denoising": "denoising"}
+TASK_OF = {KINDS[form]: name for form, name in SHIPPED.items()}
 WITHOUT_LABELS = (
     "masked_lm", "causal_lm", "denoising", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc",
 )  # fmt: skip
@@ -109,7 +110,8 @@ class LanguageModelingTask(PlainText):
         self.metric = settings.metric
         self.in_blocks, self.documents = settings.blocks, settings.documents
         self.next_words = settings.form == "causal"
-        self.fits = f"it trains {FITS[settings.form]}"
+        others = ", ".join(f"task={name} {FITS[form]}" for form, name in SHIPPED.items() if form != settings.form)
+        self.fits = f"it trains {FITS[settings.form]}; {others}"
         self._tokenizer: Any = None
         self._scores: Any = None
         self._head: Any = None

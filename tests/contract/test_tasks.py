@@ -19,7 +19,7 @@ from llmtune.inference.run_folder import find_model, roles_of, settings_of
 from llmtune.training.evaluation import evaluate
 from tests.tiny import prepared_of, trainer_of
 
-WITHOUT_PREDICTIONS = ("masked_lm", "causal_lm")
+WITHOUT_PREDICTIONS = ("masked_lm", "causal_lm", "denoising")
 """tasks whose models are used by others"""
 TASKS = sorted(path.stem for path in (Path(conf_dir()) / "task").glob("*.yaml"))
 SMALL = (
@@ -27,11 +27,13 @@ SMALL = (
     "train.log_every=1", "optimizer.lr=0.003", "model.dropout=0",
 )  # fmt: skip
 NEEDS = {
+    "chat": ["data.max_tokens=256"],  # answers are never cut
     "embedding": ["task.loss=in_batch"],
     "kto": ["data.max_tokens=128"],  # answers are never cut
     "ner": ["data.max_tokens=32"],  # several windows
     "preference": ["data.max_tokens=128"],
     "qa": ["data.max_tokens=48"],
+    "tools": ["data.max_tokens=384"],
 }
 
 

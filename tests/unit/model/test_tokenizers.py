@@ -7,6 +7,11 @@ import sys
 
 import pytest
 
+from llmtune.config.settings import TokenizerSettings
+from llmtune.core.errors import ConfigError
+from llmtune.data.masking import bytes_of_tokens
+from llmtune.model.tokenizers import train_tokenizer
+
 CODE = """
 import hashlib, sys
 from transformers import AutoConfig
@@ -26,3 +31,26 @@ def test_the_same_texts_give_the_same_tokenizer_in_every_process(kind: str) -> N
     found = {start.communicate()[0] for start in starts}
     assert len(found) == 1
     assert int(found.pop().split()[1]) > (60 if kind in ("wordpiece", "bpe") else 30)
+
+
+def test_a_vocabulary_that_is_too_small_for_all_characters_is_told() -> None:
+    from transformers import AutoConfig
+
+    texts = ["".join(chr(0x4E00 + 40 * row + i) for i in range(40)) for row in range(5)]
+    settings = TokenizerSettings(kind="unigram", vocab_size=100, min_frequency=1, lowercase=False)
+    with pytest.raises(ConfigError, match="model.tokenizer.vocab_size=400"):
+        train_tokenizer(settings, texts, AutoConfig.for_model("gpt2"))
+
+
+def test_characters_are_tokens_the_rarest_unknown() -> None:
+    from transformers import AutoConfig
+
+    settings = TokenizerSettings(kind="characters", vocab_size=64, min_frequency=2, lowercase=False)
+    tokenizer = train_tokenizer(settings, ["Ein Wort, 两字\n", "ein Wort, 两字\n"], AutoConfig.for_model("gpt2"))
+    ids = tokenizer("Wort: 两\n")["input_ids"]
+    assert len(ids) == 8
+    assert ids.count(tokenizer.unk_token_id) == 1  # the colon
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Wort 两\n"
+    sizes = bytes_of_tokens(tokenizer)
+    assert sizes is not None
+    assert sizes[ids].sum() == len("Wort 两\n".encode())
