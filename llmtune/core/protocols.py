@@ -154,6 +154,8 @@ class Task(Protocol):
     `loss_in_pieces(trunk, batch)`, the loss where logits would take too much memory, else None; `complete(batch)`,
     which puts model inputs into a batch that no column of encoded rows holds; `room(max_tokens)`, tokens of a row that
     stay free for an answer; `changeable`, settings that may be others when the trained model is used;
+    `looks_before` and `remember(split, rows, outcomes)`, where it compares with what the model was before the first
+    step (training.look_before); `remarks(predictions)`, lines that `evaluate` says besides;
     `meet_model(config)`, which looks at the transformers config before rows are encoded; `signatures`, by score what
     it hangs on; `settle(scores)`, which tunes something on validation once training is over and says whether that
     changed the scores; `probe_texts(columns)`, plain texts of rows that have no column `text`; `new_tokens`, special

@@ -50,7 +50,7 @@ def score_rows(place: ModelPlace, config: Config, data: DataSettings, split: str
         "model": str(place.model),
         "rows": num_rows,
         "metric": task.metric,
-        "remarks": _remarks(found, predictor),
+        "remarks": [*_remarks(found, predictor), *(task.remarks(predictions) if hasattr(task, "remarks") else ())],
         "scores": {**loss.named, **task.score(predictions)},
         **task.judge(predictions, NUM_WORST),
         "seconds": round(time.perf_counter() - start, 3),

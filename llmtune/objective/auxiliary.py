@@ -78,8 +78,8 @@ def _without_loss(name: str, task: Any) -> Any:
         fix = f"llmtune train task={kind}, on the model/ of this run if need be"
         raise ConfigError(Fault(where, f"{kind} asks the model that the run began with", "a task by itself", fix))
     if hasattr(task, "complete"):
-        raise ConfigError(Fault(where, f"{kind} reads sound, and the backbone is of words", "a task by itself",
-                                f"llmtune train task={kind}"))  # fmt: skip
+        given = f"{kind} puts more into a batch than columns of rows hold (sound, or what an answer is)"
+        raise ConfigError(Fault(where, given, "a task by itself", f"llmtune train task={kind}"))
     return task
 
 

@@ -256,6 +256,13 @@ class PreferenceTask:
 
         return scores(predictions, self._rule)
 
+    def remarks(self, predictions: Predictions) -> list[str]:
+        """What `evaluate` says of rows that the model was not asked for before training."""
+        if not self.looks_before or "reward_accuracy" in (found := self.score(predictions)) or "reward_auc" in found:
+            return []
+        return ["no rewards: what the model made of these rows before it was trained is not known; what it makes of "
+                "them now is told by log-probabilities"]  # fmt: skip
+
     def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
         """For each row which answer is preferred and by how much, and what is known of each."""
         from llmtune.task.preference_results import decoded
