@@ -89,7 +89,8 @@ def _paired(items: list[str], format: str) -> list[str | tuple[str, ...]]:
 
 def _are_two_sides(items: tuple[str, ...]) -> bool:
     """Do two names tell no format and differ in nothing but a language?"""
-    if len(items) < 2 or any(format_of(Path(item)) is not None or not Path(item).is_file() for item in items):
+    paths = [Path(item) for item in items]
+    if len(paths) < 2 or any(map(format_of, paths)) or not any(path.is_file() for path in paths):
         return False
     first, second = (re.split(r"[./]", item) for item in items)
     unlike = {pair for pair in zip(first, second) if pair[0] != pair[1]}

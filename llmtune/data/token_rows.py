@@ -97,6 +97,8 @@ class TokenRows:
     over_lines: list[str] = field(default_factory=list)
     supervised: int = 0
     """tokens that are to be written, of the rows that are kept"""
+    decoded: int = 0
+    """tokens that a decoder beside an encoder reads of them"""
     idle_lines: list[str] = field(default_factory=list)
     """rows in which there are none, or whose answer alone is too long"""
     idle_rows: int = 0
@@ -172,6 +174,8 @@ class TokenRows:
             batch, ids = batch.take(pyarrow.array(keep)), [ids[i] for i in keep]
         if "wanted" in tokens:
             self.supervised += len(batch.column("target").flatten())
+        if "decoder_input_ids" in tokens:
+            self.decoded += len(batch.column("decoder_input_ids").flatten())
         self.kept += len(ids)
         self.tokens_kept += sum(map(len, ids))
         if self.unknown_id is not None:
@@ -267,7 +271,8 @@ class TokenRows:
         if self.estimated:
             facts["tokens"]["estimated_rows"] = self.estimated
         if self.supervised:
-            facts["supervised"] = {"tokens": self.supervised, "share": self.supervised / max(1, self.tokens_kept)}
+            share = self.supervised / max(1, self.tokens_kept + self.decoded)
+            facts["supervised"] = {"tokens": self.supervised, "share": share}
         if self.idle_rows:
             facts["unsupervised"] = {"rows": self.idle_rows, "lines": self.idle_lines}
         facts |= {name: getattr(self.encode, name)() for name in ("example", "told") if hasattr(self.encode, name)}

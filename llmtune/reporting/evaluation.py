@@ -34,7 +34,8 @@ def show(report: Mapping[str, Any], *, num_worst: int) -> None:
         console.print(part)
     worst = report["worst"][:num_worst]
     if worst:
-        console.print("largest residuals:" if "residuals" in report else "worst errors, the surest first:")
+        usual = "largest residuals:" if "residuals" in report else "worst errors, the surest first:"
+        console.print(report.get("worst_are", usual))
         for error in worst:
             console.print(_error(error), soft_wrap=True)
 

@@ -10,6 +10,8 @@ from llmtune.data.roles import TARGET
 from llmtune.scoring.writing import WritingScores, row_scores
 from llmtune.task.rewriting_rows import joined, references
 
+NAMES = {"chrf": "chrF", "rougeL": "ROUGE-L"}
+
 
 def score(task: Any, predictions: Any) -> dict[str, float]:
     """Of the rows for which something was written, read in chunks; token scores are of all rows."""
@@ -42,7 +44,8 @@ def judge(task: Any, predictions: Any, num_worst: int) -> dict[str, Any]:
         near = row_scores(name, [text for _, text, _, _ in beside], [golds for *_, golds in beside])
         ranked += [(value, chunk.start + place) for value, (place, *_) in zip(near, beside)]
         ranked = heapq.nsmallest(num_worst, ranked)
-    report: dict[str, Any] = {"worst": _worst(task, predictions, name, ranked)}
+    worst = _worst(task, predictions, name, ranked)
+    report: dict[str, Any] = {"worst": worst, "worst_are": f"least like their references, by {NAMES[name]}:"}
     if task.signatures:
         rows = [[score, signature] for score, signature in task.signatures.items()]
         report |= {"signatures": task.signatures, "tables": [{"columns": ["score", "signature"], "rows": rows}]}
@@ -56,7 +59,7 @@ def _worst(task: Any, predictions: Any, name: str, ranked: list[tuple[float, int
     return [
         {
             "file": chunk.columns["file"][place], "line": chunk.columns["line"][place], "gold": golds,
-            "predicted": text, name: value, "source": joined(chunk.columns["source"][place]),
+            "predicted": text, "alike": f"{NAMES[name]} {value:.1f}", "source": joined(chunk.columns["source"][place]),
         }
         for (place, text, _, golds), (value, _) in zip(_beside_gold(task, chunk), ranked)
     ]  # fmt: skip

@@ -23,6 +23,12 @@ WIDE = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
 """characters beside which Chinese and Japanese have no blank"""
 
 
+LEARNT, NOT_LEARNT = "\u27e6", "\u27e7"
+"""marks in the row that is shown"""
+SHOWN_CHARS = 600
+"""of it"""
+
+
 class Model(NamedTuple):
     """What must be known of a model to make its rows."""
 
@@ -76,6 +82,7 @@ class RewritingEncoder:
             _set_languages(tokenizer, languages)
         self._empty = [] if model.form == "causal" else self._tokens(text_target=[""])[0]
         self._long_targets = 0
+        self._example: list[str] = []
 
     @property
     def start(self) -> list[int]:
@@ -105,7 +112,26 @@ class RewritingEncoder:
             room = None if max_tokens is None else max_tokens - self._taken(targets[row])
             if room is not None and len(ids) > room:
                 prompts[row] = self._shortened(sources[row], len(ids), room, max_tokens)
-        return columns_of([self._row(*pair) for pair in zip(prompts, targets)])
+        rows = [self._row(*pair) for pair in zip(prompts, targets)]
+        if rows and "target" in rows[0] and not self._example:
+            self._example = [self._shown(rows[0])]
+        return columns_of(rows)
+
+    def example(self) -> list[str]:
+        """The first of the rows encoded since this was last asked for, what is learnt of it between marks."""
+        found, self._example = self._example, []
+        return found
+
+    def _shown(self, row: dict[str, list[int]]) -> str:
+        """What is read, and what is written behind it or, by an encoder-decoder, on a line of its own."""
+        ids, target = row["input_ids"], row["target"]
+        read = [ids[: len(ids) - len(target)]] if self.model.form == "causal" else [ids, row["decoder_input_ids"][:1]]
+        first, *start, written = (
+            self.tokenizer.decode(part, clean_up_tokenization_spaces=False) for part in (*read, target)
+        )
+        if len(first) > SHOWN_CHARS:
+            first = f"{first[: SHOWN_CHARS // 2]} ... {first[-SHOWN_CHARS // 2 :]}"
+        return "\n".join([first, *start]) + f"{LEARNT}{written}{NOT_LEARNT}"
 
     def _row(self, prompt: list[int], target: list[int] | None) -> dict[str, list[int]]:
         if self.model.form == "causal":

@@ -18,7 +18,7 @@ GERMAN = "Ein Hund rennt.\n[Musik]\nZwei Katzen, „hier“.\t{x}\n"
 
 
 def pairs(rows) -> list[tuple[str, str]]:
-    columns = [[json.loads(value) for value in rows[name][:]] for name in ("source", "target")]
+    columns = [[json.loads(value) for value in rows[name][:]] for name in ("source", TARGET.kept)]
     assert all(len(texts) == 1 for column in columns for texts in column)
     return [(first[0], second[0]) for first, second in zip(*columns)]
 
@@ -125,3 +125,9 @@ def test_predict_reads_the_sources_alone(write, settings, tmp_path, format) -> N
         ("new.en:2", None, "empty text"),
         ("new.en:3", {"source": '["[Laughter]"]'}, None),
     ]
+
+
+def test_names_of_two_sides_of_which_one_is_missing(write, read) -> None:
+    write("train.en", "one\n")
+    with pytest.raises(DataError, match=r"data\.train: 'train\.de' does not exist; the folder holds train\.en"):
+        read(ROLES, train=["train.en", "train.de"])

@@ -251,3 +251,18 @@ def test_sentences_are_joined_as_their_script_does() -> None:
     assert joined(json.dumps(["We do this. ", "It works."])) == "We do this. It works."
     assert joined(json.dumps(["我们做了这个。", "很好。"])) == "我们做了这个。很好。"
     assert references(json.dumps([" one ", "", "two"])) == ["one", "two"]
+
+
+def test_a_row_is_shown_with_what_is_learnt_of_it() -> None:
+    for family, expected in (
+        ("bart", "<s>The dog runs in the garden.</s>\n</s>⟦<s>Der Hund läuft im Garten.</s>⟧"),
+        ("gpt2", "The dog runs in the garden.\n=>⟦ Der Hund läuft im Garten.</s>⟧"),
+    ):
+        tokenizer = tokenizer_for(family)
+        encode = task_for(family, config_for(family, tokenizer)).encoder(tokenizer)
+        made = rows_of(encode, COLUMNS, max_tokens=60)
+        assert encode.example() == [expected]
+        assert encode.example() == []
+        found = made._report()["supervised"]
+        assert found["tokens"] == made.supervised
+        assert 0.3 < found["share"] < 0.6
