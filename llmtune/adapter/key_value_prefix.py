@@ -22,6 +22,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from llmtune.adapter.attached import Attached
 from llmtune.adapter.targets import unknown_family
+from llmtune.model.hearing import is_ctc
 
 NAME = "llmtune_prefix_"
 
@@ -32,6 +33,8 @@ class KeyValuePrefix(Attached):
     slot = "prefix_encoder"
 
     def make(self, network: Any) -> Mapping[str, nn.Module]:
+        if is_ctc(network.config):
+            raise unknown_family(network, "attention that was not tried with a prefix")
         if network.config.is_encoder_decoder:
             raise unknown_family(network, "attention across two stacks, which takes no prefix here")
         modules = _attention_modules(network)

@@ -18,6 +18,7 @@ from torch import nn
 
 from llmtune.adapter.attached import Attached
 from llmtune.adapter.targets import unknown_family
+from llmtune.model.hearing import is_ctc
 
 
 class Prepended(Attached):
@@ -35,6 +36,8 @@ class Prepended(Attached):
         self.words = words
 
     def make(self, network: Any) -> Mapping[str, nn.Module]:
+        if is_ctc(network.config):
+            raise unknown_family(network, "sound to read, and no words that virtual ones could stand before")
         if network.config.is_encoder_decoder:
             raise unknown_family(network, "two stacks, and it would take virtual tokens in both")
         words = network.get_input_embeddings()

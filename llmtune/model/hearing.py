@@ -30,8 +30,12 @@ FRAMES_A_SECOND = 50
 
 def hears(config: Any) -> bool:
     """Does a model read sound, in a way that is known here?"""
-    spells = config.model_type in CTC_KINDS and not getattr(config, "add_adapter", False)
-    return spells or config.model_type == "whisper"
+    return is_ctc(config) or config.model_type == "whisper"
+
+
+def is_ctc(config: Any) -> bool:
+    """Is it one that spells frame by frame, its frames not thinned out once more behind the layers?"""
+    return config.model_type in CTC_KINDS and not getattr(config, "add_adapter", False)
 
 
 class Hearing:

@@ -18,8 +18,10 @@ ON_TOP = re.compile(r"(^|\.)pooler\.")
 """modules inside the backbone that serve as the head's first layer"""
 BELOW = re.compile(
     r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.|^encoder\.relative_attention_bias\."
+    r"|^feature_(extractor|projection)\.|^encoder\.conv\d\."
 )
-"""embedding tables and what is shared by all layers (relative positions of DeBERTa, with their norm, and of MPNet)"""
+"""embedding tables and what is shared by all layers (relative positions of DeBERTa, with their norm, and of MPNet);
+convolutions that make frames of sound (wav2vec2 and its kin, Whisper)"""
 ADAPTER = re.compile(r"lora_|ia3_|prefix|adapter_|bottleneck|prompt_encoder|modules_to_save|ranknum")
 """words in the names of modules and parameters that an adapter puts into the network"""
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.default)(?=\.|$)")
@@ -142,7 +144,13 @@ class _Reading:
             below += length
         if ON_TOP.search(inner):
             return HEAD
-        return EMBEDDINGS if BELOW.search(inner) else self._above(inner)
+        return EMBEDDINGS if BELOW.search(inner) or self._before_layers(inner) else self._above(inner)
+
+    def _before_layers(self, inner: str) -> bool:
+        """Is it the norm that wav2vec2 and its kin have before their layers, where it is not behind them?"""
+        encoder = self.modules.get(_join(self.base, "encoder"))
+        heard = _join(self.base, "feature_extractor") in self.modules
+        return heard and inner.startswith("encoder.layer_norm.") and "StableLayerNorm" not in type(encoder).__name__
 
     def _above(self, inner: str) -> str:
         """`final`, or the last layer of a lower stack: an encoder's last norm comes before the decoder."""
@@ -214,10 +222,11 @@ def _join(path: str, name: str) -> str:
 
 
 def layer_stacks(base: nn.Module) -> dict[str, int]:
-    """Path -> length of the backbone's stacks of layers: the outermost lists of modules of one class."""
+    """Path -> length of the backbone's stacks of layers: the outermost lists of modules of one class, but for
+    those of convolutions that make frames of sound."""
     stacks: dict[str, int] = {}
     for path, module in base.named_modules():
-        nested = any(path.startswith(stack + ".") for stack in stacks)
+        nested = BELOW.search(f"{path}.") is not None or any(path.startswith(stack + ".") for stack in stacks)
         if isinstance(module, nn.ModuleList) and len(module) and not nested and len(Counter(map(type, module))) == 1:
             stacks[path] = len(module)
     return stacks

@@ -19,7 +19,7 @@ ROLES = (
     )),
     (FEED_FORWARD_OUT, re.compile(
         r"(^|\.)output\.dense$|mlp\.(c_proj|Wo|fc2)$|down_proj$|lin2$|dense_4h_to_h$|(^|\.)fc2$|"
-        r"DenseReluDense\.wo$|ff\.layer_2$|ffn_output$"
+        r"DenseReluDense\.wo$|ff\.layer_2$|ffn_output$|feed_forward\.output_dense$"
     )),
     (KEY_VALUE, re.compile(
         r"(^|\.)(key|value|[kv]|[kv]_lin|[kv]_proj|key_proj|value_proj|c_attn|Wqkv|query_key_value|qkv_proj)$"

@@ -96,7 +96,7 @@ class Nearness:
         return float(len(batch.row_ids))
 
     def loss(self, trunk: Views, batch: Batch) -> Loss:
-        device = batch.views["clean"]["input_ids"].device
+        device = next(iter(batch.views["clean"].values())).device
         held = {name: weight for name, weight in self.starts.parameters.items() if weight.requires_grad}
         new = [weight for weight in self.others.values() if weight.requires_grad]
         count = torch.tensor(self.count(batch), device=device)

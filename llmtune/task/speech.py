@@ -72,7 +72,7 @@ class Speech:
             faults += [
                 Fault(f"task.{key}", f"{getattr(self, key)}, but {prospect.config.model.name} "
                       f"({prospect.model_config.model_type}) spells frame by frame", "for Whisper kinds alone",
-                      f"type task.{key}={value}")
+                      f"type task.{key}={'null' if value is None else value}")
                 for key, value in {**PLAIN, "language": None, "action": "transcribe"}.items()
                 if getattr(self, key) != value
             ]  # fmt: skip

@@ -125,8 +125,8 @@ def test_what_is_no_recording_says_why(tmp_path: Path) -> None:
     text.write_text("this is a text and no recording at all, whatever its name says")
     raw_wav(silent, 1, 16, b"")
     for path, reason in (
-        (tmp_path / "none.wav", "no file"), (empty, r"is empty \(0 bytes\)"),
-        (text, "is no recording that can be read"), (silent, r"holds no sound \(0 samples\)"), (tmp_path, "is a folder|can't be read"),
+        (tmp_path / "none.wav", "no file"), (empty, r"is empty \(0 bytes\)"), (tmp_path, "is a folder|can't be read"),
+        (text, "is no recording that can be read"), (silent, r"holds no sound \(0 samples\)"),
     ):  # fmt: skip
         with pytest.raises(BadValue, match=reason):
             check_recording({"audio": str(path)})

@@ -11,9 +11,11 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
 )
 
 from llmtune.model.layers import LayerMap
@@ -146,3 +148,36 @@ def test_weights_in_integers_never_train() -> None:
     layers = read(model)
     assert layers.fixed == {"bert.encoder.layer.0.attention.self.query.weight"} <= layers.at("layer 0")
     assert layers.fixed.isdisjoint(layers.everything)
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_what_makes_frames_of_sound_stands_below_the_layers(stable: bool) -> None:
+    config = AutoConfig.for_model(
+        "wav2vec2", hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=10,
+        conv_dim=[8, 8], conv_kernel=[10, 4], conv_stride=[5, 4], num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2, do_stable_layer_norm=stable, feat_extract_norm="layer" if stable else "group",
+    )  # fmt: skip
+    found = LayerMap.of(AutoModelForCTC.from_config(config), "wav2vec2")
+    assert found.num_layers == 2
+    for name, place in found.places.items():
+        below = any(word in name for word in ("feature_extractor", "feature_projection", "pos_conv", "masked_spec"))
+        assert (place == "embeddings") == (below or (not stable and ".encoder.layer_norm" in name)), name
+    assert found.places["wav2vec2.encoder.layers.1.final_layer_norm.bias"] == "layer 1"
+    assert found.places["wav2vec2.encoder.layer_norm.weight"] == ("final" if stable else "embeddings")
+    assert found.places["lm_head.weight"] == "head"
+
+
+def test_whisper_counts_its_encoder_first() -> None:
+    config = AutoConfig.for_model(
+        "whisper", vocab_size=40, d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=8, max_source_positions=50,
+        max_target_positions=16, pad_token_id=0,
+    )  # fmt: skip
+    found = LayerMap.of(AutoModelForSpeechSeq2Seq.from_config(config), "model").places
+    expected = {
+        "encoder.conv1.weight": "embeddings", "encoder.conv2.bias": "embeddings",
+        "encoder.embed_positions.weight": "embeddings", "encoder.layers.1.fc1.weight": "layer 1",
+        "encoder.layer_norm.weight": "layer 1", "decoder.embed_tokens.weight": "embeddings",
+        "decoder.layers.0.encoder_attn.q_proj.weight": "layer 2", "decoder.layer_norm.bias": "final",
+    }  # fmt: skip
+    assert {name: found[f"model.{name}"] for name in expected} == expected
