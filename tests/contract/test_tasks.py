@@ -27,9 +27,11 @@ SMALL = (
     "train.log_every=1", "optimizer.lr=0.003", "model.dropout=0",
 )  # fmt: skip
 NEEDS = {
-    "chat": ["data.max_tokens=256"],  # answers are never cut
+    "chat": ["data.max_tokens=256"],  # answers are never cut, and prompts leave room for them
+    "instruct": ["data.max_tokens=128"],
     "embedding": ["task.loss=in_batch"],
     "kto": ["data.max_tokens=128"],  # answers are never cut
+    "maths": ["data.max_tokens=128"],
     "ner": ["data.max_tokens=32"],  # several windows
     "preference": ["data.max_tokens=128"],
     "qa": ["data.max_tokens=48"],
