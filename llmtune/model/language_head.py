@@ -70,9 +70,11 @@ class LanguageHead(nn.Module):
         config: Any = model.config
         self.nested = not getattr(config, "is_encoder_decoder", False) and config.model_type not in ALONE
         """is the head run inside of transformers' class, or is it its `lm_head` alone?"""
+        predictions = getattr(getattr(model, "cls", None), "predictions", None) if for_pre_training(model) else None
+        self.nested &= predictions is None
         if self.nested and not shared:
             setattr(model, str(model.base_model_prefix), nn.Module())
-        part: nn.Module = model if self.nested else model.lm_head  # type: ignore[assignment]
+        part: nn.Module = model if self.nested else predictions or model.lm_head  # type: ignore[assignment]
         self._shared = (part,) if shared else ()
         if not shared:
             self.part = part
@@ -88,6 +90,12 @@ class LanguageHead(nn.Module):
             # the ids are only looked at for their shape
             ids = torch.zeros(1, len(hidden_ND), dtype=torch.long, device=hidden_ND.device)
             return type(part).forward(part, input_ids=ids).logits[0]  # past what a prompt makes of an instance
+
+
+def for_pre_training(model: Any) -> bool:
+    """Does a model find hidden words and tell which sentence comes next, as BERT's kind was pre-trained?"""
+    head = getattr(model, "cls", None)
+    return hasattr(head, "predictions") and hasattr(head, "seq_relationship")
 
 
 @contextmanager
@@ -116,7 +124,7 @@ def load_head(settings: ModelSettings, network: Any, *, seed: int) -> LanguageHe
     assert kind is not None  # refused before: see language_kind
     model_class = language_class(kind)
     is_one = type(network) in model_class._model_mapping.values()
-    if is_one:
+    if is_one or for_pre_training(network):
         return LanguageHead(network, trained=head_is_there(settings, network.config), shared=True)
     config = copy.deepcopy(network.config)
     with torch.random.fork_rng(devices=[]):

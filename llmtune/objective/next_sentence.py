@@ -40,7 +40,8 @@ class NextSentence:
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
 
     def build(self, parts: Parts) -> Any:
-        from llmtune.objective.halves import Halves, OtherHalves, PairLoss
+        from llmtune.data.halves import Halves
+        from llmtune.objective.halves import OtherHalves, PairLoss
 
         feed = "task" if self.rows is None else self.name
         halves = Halves(parts.token_table, parts.max_tokens)
@@ -54,4 +55,5 @@ class NextSentence:
             return (first, second, 0) if other is None else (first, other, 1)
 
         share = weight_schedule(self.weight, parts.num_steps)
-        return PairLoss(self.name, feed, share, halves, parts.network.config.hidden_size, draw)
+        own = getattr(getattr(parts.network, "cls", None), "seq_relationship", None)  # of a pre-training model
+        return PairLoss(self.name, feed, share, halves, parts.network.config.hidden_size, draw, own)

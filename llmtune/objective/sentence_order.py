@@ -40,7 +40,8 @@ class SentenceOrder:
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
 
     def build(self, parts: Parts) -> Any:
-        from llmtune.objective.halves import Halves, PairLoss
+        from llmtune.data.halves import Halves
+        from llmtune.objective.halves import PairLoss
 
         feed = "task" if self.rows is None else self.name
         halves = Halves(parts.token_table, parts.max_tokens)

@@ -1,0 +1,63 @@
+"""BERT's two tasks at once: both heads are the model's, pairs are the same in each evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertForPreTraining
+
+from llmtune import cli
+from llmtune.core.errors import UserError
+from llmtune.training.evaluation import evaluate
+from tests.tiny import prepared_of, trainer_of
+
+SMALL = (
+    "task=next_sentence", "hardware.device=cpu", "hardware.threads=1", "data.limit=60", "train.max_steps=3",
+    "train.batch_rows=8", "model.tokenizer.vocab_size=700", "optimizer.lr=0.003", "model.dropout=0",
+)  # fmt: skip
+
+
+def test_both_heads_are_trained_and_pairs_hang_on_the_row_alone(tmp_path: Path) -> None:
+    trainer = trainer_of(prepared_of(*SMALL), tmp_path)
+    model, validation = trainer.composite.model, trainer.validation
+    assert isinstance(model, BertForPreTraining)
+    assert not list(trainer.composite.own.parameters())  # objectives bring no head of their own
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = evaluate(model, validation, trainer.machine, trainer.task)
+    validation.max_tokens = 300
+    again = evaluate(model, validation, trainer.machine, trainer.task)
+    assert again.scores == pytest.approx(first.scores, rel=1e-4)
+    assert first.scores["pairs"] == len(validation.table)
+    batch = validation.table.batch(torch.arange(40).numpy(), None)
+    view, classes = trainer.task._pairs(batch)
+    assert 10 < int(classes.sum()) < 30
+    assert int(view["token_type_ids"].max()) == 1
+    trainer.fit()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"cls.seq_relationship.weight", "cls.predictions.transform.dense.weight"} <= moved
+
+
+def test_a_finished_run_is_scored_again_and_opens_as_a_masked_language_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", *SMALL, "train.verify_model=here", f"run.dir={run}"]) == 0
+    test = json.loads((run / "result.json").read_text())["test"]
+    assert cli.main(["evaluate", str(run), f"out={tmp_path / 'again.json'}", "hardware.threads=1"]) == 0
+    assert json.loads((tmp_path / "again.json").read_text())["scores"] == pytest.approx(test, rel=1e-4)
+    line = json.loads((run / "predictions.jsonl").read_text().splitlines()[0])
+    assert line["next_right"] in (True, False)
+    found = AutoModelForMaskedLM.from_pretrained(run / "model", output_loading_info=True)[1]
+    assert not found["missing_keys"]
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["model=tiny_gpt2", "objective=[causal_lm]"], "BERT's kind"),
+    (["objective=[supervised]"], "supervised needs labels"),
+    (["task.metric=accuracy"], "next_accuracy"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        prepared_of(*SMALL, *words)
+    assert says in str(error.value)
