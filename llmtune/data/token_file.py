@@ -11,7 +11,7 @@ import contextlib
 import json
 import mmap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -51,7 +51,7 @@ def write_tokens(
         Stopped: `should_stop()` turned true.
     """
     kind = np.dtype("<u2" if ending.num_words <= NARROW_WORDS else "<u4")
-    facts = {"kind": kind.str, "tokens": 0, "documents": 0, "bytes": 0, "unknown": 0, "highest": 0}
+    facts: dict[str, Any] = {"kind": kind.str, "tokens": 0, "documents": 0, "bytes": 0, "unknown": 0, "highest": 0}
     told = time.monotonic()
     with contextlib.ExitStack() as stack:
         out = {name: stack.enter_context(open(folder / f"{name}.bin", "wb")) for name in ("tokens", *COLUMNS)}
@@ -83,7 +83,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _write(
-    batch: list[Piece], ids: list[list[int]], ending: Ending, out: dict[str, BinaryIO], facts: dict[str, Any]
+    batch: list[Piece], ids: list[list[int]], ending: Ending, out: Mapping[str, BinaryIO], facts: dict[str, Any]
 ) -> None:
     rows = []
     for piece, own in zip(batch, ids, strict=True):
@@ -108,7 +108,7 @@ def _end(file: BinaryIO, ending: Ending, facts: dict[str, Any]) -> None:
     facts["highest"] = max(facts["highest"], ending.end_id)
 
 
-def _columns(out: dict[str, BinaryIO], rows: list[list[int]]) -> None:
+def _columns(out: Mapping[str, BinaryIO], rows: list[list[int]]) -> None:
     for values, (name, kind) in zip(zip(*rows), COLUMNS.items()):
         out[name].write(np.array(values, dtype=kind).tobytes())
 

@@ -178,7 +178,7 @@ def test_an_empty_text_and_a_share_that_is_too_small(settings: DataSettings, tok
     (tmp_path / "d.txt").write_text(" \n\n")
     with pytest.raises(DataError, match="no row is left"):
         read(dataclasses.replace(settings, train=str(tmp_path / "d.txt")), tokenizer, "file")
-    with pytest.raises(DataError, match="data.validation_share=0"):
+    with pytest.raises(DataError, match=r"data\.validation_share=0"):
         read(dataclasses.replace(settings, validation_share=0.01), tokenizer)
 
 

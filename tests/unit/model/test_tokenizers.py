@@ -38,7 +38,7 @@ def test_a_vocabulary_that_is_too_small_for_all_characters_is_told() -> None:
 
     texts = ["".join(chr(0x4E00 + 40 * row + i) for i in range(40)) for row in range(5)]
     settings = TokenizerSettings(kind="unigram", vocab_size=100, min_frequency=1, lowercase=False)
-    with pytest.raises(ConfigError, match="model.tokenizer.vocab_size=400"):
+    with pytest.raises(ConfigError, match=r"model\.tokenizer\.vocab_size=400"):
         train_tokenizer(settings, texts, AutoConfig.for_model("gpt2"))
 
 
