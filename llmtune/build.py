@@ -205,7 +205,7 @@ def _deciding(prepared: Prepared, objectives: Mapping[str, Any]) -> Deciding:
     asked = any(getattr(part, "best_by", "task") == "mean" for part in prepared.config.objective.values())
     scored = {part.feed: part.scored_by[1].metric for part in objectives.values() if hasattr(part, "scored_by")}
     there = {feed: metric for feed, metric in scored.items() if "validation" in prepared.feeds[feed].splits}
-    return Deciding(prepared.task.metric, prepared.task.mode, there if asked else {})
+    return Deciding(prepared.task.metric, prepared.task.mode, there, by_mean=asked)
 
 
 def _prefix_cache(

@@ -73,6 +73,8 @@ class PlainLines:
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
     score = "not defined" if record["score"] is None else f"{record['score']:.4f}"
+    own = record.get("own", {}).get("task", record["metric"])  # beside a mean of all tasks
+    score += f", {own} {record[own]:.4f}" if own != record["metric"] and own in record else ""
     loss = f", loss {record['loss']:.4f}" if "loss" in record else ""  # none where it is of a step, not of rows
     best = ""
     if record["best_step"] is not None:
@@ -86,10 +88,12 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
 
 
 def _beside(record: Mapping[str, Any]) -> str:
-    """The scores of other tasks, their losses first."""
-    each = (f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:2])
-            for name, scores in record.get("beside", {}).items())  # fmt: skip
-    return "".join(f"\n      {line}" for line in each)
+    """Metric and loss of each other task."""
+    lines = []
+    for name, scores in record.get("beside", {}).items():
+        keys = (key for key in (record["own"][name], "loss") if key in scores)
+        lines.append(f"\n      {name}: " + ", ".join(f"{key} {scores[key]:.4f}" for key in keys))
+    return "".join(lines)
 
 
 class Bar:

@@ -17,21 +17,26 @@ class Deciding:
     mode: str
     """"max" or "min": of all metrics that are looked at"""
     others: Mapping[str, str] = field(default_factory=dict)
-    """feed -> metric of the tasks beside it; empty: the run's own task decides"""
+    """feed -> metric of the tasks beside it that are scored"""
+    by_mean: bool = False
 
     @property
     def metric(self) -> str:
-        return MEAN if self.others else self.own
+        return MEAN if self.by_mean else self.own
+
+    @property
+    def named(self) -> dict[str, str]:
+        """`task`, and the other tasks by name -> metric."""
+        return {"task": self.own, **{feed.rpartition("/")[2]: metric for feed, metric in self.others.items()}}
 
     def score(self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> float | None:
         """The number itself; None where a score is not there or not defined."""
-        found = [scores.get(self.own), *(beside.get(feed, {}).get(name) for feed, name in self.others.items())]
+        others = self.others if self.by_mean else {}
+        found = [scores.get(self.own), *(beside.get(feed, {}).get(name) for feed, name in others.items())]
         known = [value for value in found if value is not None and math.isfinite(value)]
         return statistics.fmean(known) if len(known) == len(found) else None
 
-    def told(
-        self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]
-    ) -> dict[str, float]:
+    def told(self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """The task's scores, and the mean where that decides."""
-        mean = self.score(scores, beside) if self.others else None
+        mean = self.score(scores, beside) if self.by_mean else None
         return dict(scores) if mean is None else {**scores, MEAN: mean}

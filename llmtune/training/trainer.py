@@ -217,8 +217,7 @@ class Trainer:
         self.evaluation = done
         self.eval_seconds += done.seconds + sum(one.seconds for one in found.values())
         beside = {name: one.scores for name, one in found.items()}
-        score = self.deciding.score(done.scores, beside)
-        scores = self.deciding.told(done.scores, beside)
+        scores, score = self.deciding.told(done.scores, beside), self.deciding.score(done.scores, beside)
         self._note_score(score, scores, beside)
         for part in self.score_followers:
             part.follow_scores(self.state.step, {"task": done.scores, **beside})
@@ -231,7 +230,7 @@ class Trainer:
         for watcher in self.watchers:
             watcher.on_evaluation({
                 **record, "beside": others, "metric": self.deciding.metric, "score": score, "seconds": done.seconds,
-                "best_score": self.state.best_score, "best_step": self.state.best_step,
+                "best_score": self.state.best_score, "best_step": self.state.best_step, "own": self.deciding.named,
             })  # fmt: skip
         # evaluation time is told apart from training time
         self._clock = time.perf_counter()

@@ -113,7 +113,7 @@ def test_scores_and_what_is_left_behind(
     assert main(["train", *words]) == 0
     said = capsys.readouterr().out
     assert "auxiliary/nli 40 rows" in said
-    assert "nli: loss" in said
+    assert "nli: accuracy" in said
     records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     scored = {record["step"]: record for record in records if record["split"] == "validation/nli"}
     assert list(scored) == [2, 4]
