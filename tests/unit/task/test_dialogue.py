@@ -106,7 +106,7 @@ def test_a_template_that_refuses_a_row_is_told_by_file_and_line(tmp_path: Path) 
 
 
 def test_the_share_that_is_learnt_and_one_row_are_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "own.jsonl", [{"messages": TURNS}] + numbered(lambda n: {"messages": turns(n)}))
+    path = write(tmp_path / "own.jsonl", [{"messages": TURNS}, *numbered(lambda n: {"messages": turns(n)})])
     ready = prepared(f"data.train={path}", "task=chat", "data.validation_share=0", "data.test_share=0")
     row = ready.splits["train"][0]
     assert sum(row["wanted"]) == len(row["target"]) > 0
@@ -122,7 +122,7 @@ def test_the_share_that_is_learnt_and_one_row_are_told(tmp_path: Path) -> None:
 def test_what_is_asked_is_how_the_row_begins_and_others_read_the_same_tokens(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    path = write(tmp_path / "own.jsonl", [{"messages": TURNS}] + numbered(lambda n: {"messages": turns(n)}))
+    path = write(tmp_path / "own.jsonl", [{"messages": TURNS}, *numbered(lambda n: {"messages": turns(n)})])
     words = (f"data.train={path}", "data.validation_share=0.2", "data.test_share=0", "data.split_seed=3", "task=chat",
              "task.template=chatml", "task.system=Always.", "train.max_steps=2", "train.batch_rows=8",
              f"run.dir={tmp_path / 'run'}")  # fmt: skip
