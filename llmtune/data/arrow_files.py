@@ -75,3 +75,38 @@ def copy_rows(source: Path, target: Path, rows: Any) -> None:
                 if len(here):
                     stream.write_batch(batch if len(here) == batch.num_rows else batch.take(pyarrow.array(here)))
                 start += batch.num_rows
+
+
+class ChunkedValues:
+    """Arrays that stand end to end as one, each where it lies: no slice that is asked for goes across two of them."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, asked: slice) -> np.ndarray:
+        part = min(int(np.searchsorted(self._ends, asked.start, side="right")), len(self.parts) - 1)
+        before = int(self._ends[part]) - len(self.parts[part])
+        return self.parts[part][asked.start - before : asked.stop - before]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.parts).astype(dtype or self.parts[0].dtype, copy=False)
+
+
+def flat_lists(dataset: datasets.Dataset, name: str) -> tuple[np.ndarray | ChunkedValues, np.ndarray]:
+    """All lists of a column end to end, left where they lie in the memory-mapped file; and where each begins (one more
+    than there are rows)."""
+    table = dataset.data.table if dataset._indices is None else dataset.flatten_indices().data.table
+    flats, starts, at = [], [np.zeros(1, dtype=np.int64)], 0
+    for chunk in table.column(name).chunks:
+        offsets = np.asarray(chunk.offsets, dtype=np.int64)
+        if len(chunk):
+            flats.append(np.asarray(chunk.values)[offsets[0] : offsets[-1]])
+            starts.append(offsets[1:] - offsets[0] + at)
+            at += int(offsets[-1] - offsets[0])
+    if len(flats) <= 1:
+        return flats[0] if flats else np.zeros(0, dtype=np.int64), np.concatenate(starts)
+    return ChunkedValues(flats), np.concatenate(starts)

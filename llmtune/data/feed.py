@@ -15,6 +15,7 @@ import torch
 from llmtune.core.protocols import Sampling
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+from llmtune.data.arrow_files import ChunkedValues, flat_lists
 from llmtune.data.blocks import BlockTable, is_blocks
 from llmtune.data.order import Order, Rows, evaluation_batches, split_step
 from llmtune.data.packing import worth_packing
@@ -38,13 +39,13 @@ class TokenTable:
         self.lengths = np.asarray(_column(dataset, "length"))
         """real tokens of each row, those of its decoder included"""
         self._pads = {"input_ids": pad_id, "decoder_input_ids": pad_id}
-        self._flat = {name: _flat_lists(dataset, name) for name in MODEL_INPUTS if name in dataset.column_names}
-        self._cuts = _flat_lists(dataset, "cuts") if "cuts" in dataset.column_names else None
+        self._flat = {name: flat_lists(dataset, name) for name in MODEL_INPUTS if name in dataset.column_names}
+        self._cuts = flat_lists(dataset, "cuts") if "cuts" in dataset.column_names else None
         self.costs = self.lengths if self._cuts is None else _padded_lengths(*self._cuts)
         """tokens of each row with the padding that its own sequences need"""
         self.complete = complete
         """what makes model inputs that no column holds, such as sound"""
-        self._facts = {name: _flat_lists(dataset, name) for name in _fact_names(dataset)}
+        self._facts = {name: flat_lists(dataset, name) for name in _fact_names(dataset)}
         self.keep: Callable[[Rows], Any] | None = None
         """where the prefix cache keeps rows, while there is one"""
         self._targets = _targets(dataset)
@@ -251,14 +252,14 @@ def _fact_names(dataset: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def _padded_lengths(cuts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _padded_lengths(cuts: np.ndarray | ChunkedValues, starts: np.ndarray) -> np.ndarray:
     """Sequences of each row times the longest of them."""
     # one more, so that a row without any may stand last
-    longest = np.maximum.reduceat(np.append(cuts, 0), starts[:-1]) if len(starts) > 1 else np.zeros(0)
+    longest = np.maximum.reduceat(np.append(np.asarray(cuts), 0), starts[:-1]) if len(starts) > 1 else np.zeros(0)
     return longest.astype(np.int64) * np.diff(starts)
 
 
-def _part(flat: tuple[np.ndarray, np.ndarray], row: Any) -> np.ndarray:
+def _part(flat: tuple[np.ndarray | ChunkedValues, np.ndarray], row: Any) -> np.ndarray:
     """The list of a row, out of all lists end to end and where each begins."""
     values, starts = flat
     return values[starts[row] : starts[row + 1]]
@@ -271,21 +272,6 @@ def _targets(dataset: Any) -> Callable[[int], Any] | None:
     if "target" not in dataset.column_names:
         return None
     if pyarrow.types.is_list(dataset.data.table.schema.field("target").type):
-        flat = _flat_lists(dataset, "target")
+        flat = flat_lists(dataset, "target")
         return lambda row: _part(flat, row).tolist()
     return dataset.with_format(None)["target"][:].__getitem__
-
-
-def _flat_lists(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """All lists of a column end to end, and where each begins (one more than there are rows)."""
-    table = dataset.data.table if dataset._indices is None else dataset.flatten_indices().data.table
-    column = table.column(name).combine_chunks()
-    chunks = column.chunks if hasattr(column, "chunks") else [column]
-    flats, starts, at = [], [np.zeros(1, dtype=np.int64)], 0
-    for chunk in chunks:
-        offsets = np.asarray(chunk.offsets, dtype=np.int64)
-        flats.append(np.asarray(chunk.values)[offsets[0] : offsets[-1]])
-        starts.append(offsets[1:] - offsets[0] + at)
-        at += int(offsets[-1] - offsets[0])
-    flat = flats[0] if len(flats) == 1 else np.concatenate(flats) if flats else np.zeros(0, dtype=np.int64)
-    return flat, np.concatenate(starts)
