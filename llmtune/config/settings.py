@@ -51,7 +51,7 @@ class ColumnSettings:
     tools: str | int | None
     chosen: str | int | None
     rejected: str | int | None
-    tests: str | int | None
+    tests: str | int | list[str | int] | None
     entry_point: str | int | None
     audio: str | int | None
     transcript: str | int | None

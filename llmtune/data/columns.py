@@ -42,6 +42,8 @@ def _getter(table: Table, role: Role, key: str | int | list[str | int]) -> Get:
         getters = {str(one): _getter(table, role, one) for one in key}
         if role.kind in ("tokens", "texts"):
             return lambda row: [as_text(get(row)) for get in getters.values()]
+        if role.kind == "json":
+            return lambda row: [get(row) for get in getters.values()]
         return lambda row: [name for name, get in getters.items() if _switched(name, get(row))]
     inside = table.inside(key)
 

@@ -25,6 +25,7 @@ from llmtune.data.columns import Column
 from llmtune.data.conversation import check_row as check_dialogue
 from llmtune.data.entity_pairs import check_pair
 from llmtune.data.preference_rows import check_preference
+from llmtune.data.programs import check_tests
 from llmtune.data.roles import Role
 from llmtune.data.tables import Table, open_table
 from llmtune.data.values import BadValue
@@ -34,7 +35,7 @@ SHOWN_LINES = 20
 STOP_CHECK_ROWS = 500
 ROW_CHECKS: dict[str, Callable[[dict[str, str | None]], Any]] = {
     "answers": check_answers, "head": check_pair, "messages": check_dialogue,
-    "rejected": check_preference, "audio": check_recording,
+    "rejected": check_preference, "audio": check_recording, "tests": check_tests,
 }  # fmt: skip
 """by role that a task asks for: what looks whether the values of a row fit together, and raises BadValue"""
 
