@@ -28,6 +28,7 @@ SMALL = (
 )  # fmt: skip
 NEEDS = {
     "chat": ["data.max_tokens=256"],  # answers are never cut, and prompts leave room for them
+    "code": ["data.max_tokens=128"],  # programs are never cut
     "instruct": ["data.max_tokens=128"],
     "embedding": ["task.loss=in_batch"],
     "kto": ["data.max_tokens=128"],  # answers are never cut
