@@ -78,7 +78,7 @@ class DialogueEncoder:
         if row["input_ids"][: len(asked)] != asked:
             raise BadValue(f"the chat template writes what stands before turn {turn + 1} otherwise once more follows")
         row["asked"] = [len(asked)]
-        self._example = self._example or [_marked(self.template.tokenizer, pieces)]
+        self._example = self._example or [marked(self.template.tokenizer, pieces)]
         return row
 
     def _asked(self, one: Conversation) -> dict[str, list[int]]:
@@ -146,7 +146,8 @@ def _each(items: Sequence[Any], make: Callable[[Any], Any]) -> list[Any]:
     return found
 
 
-def _marked(tokenizer: Any, pieces: Sequence[Piece]) -> str:
+def marked(tokenizer: Any, pieces: Sequence[Piece]) -> str:
+    """The text of a row, what is learnt of it between marks."""
     shown = []
     for ids, is_learnt in pieces:
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -80,7 +80,7 @@ class Preference:
 
 
 class PreferenceTask:
-    """What the model gives for a row is how likely each of its answers is; losses and scores are made of that."""
+    """The model tells how likely each answer of a row is; losses and scores are made of that."""
 
     roles = ALL
     labels = None
@@ -92,11 +92,12 @@ class PreferenceTask:
 
     def __init__(self, settings: Preference):
         from llmtune.task.preference_reference import Reference
+        from llmtune.task.preference_template import KeptTemplate
 
         self.settings = settings
         self.beta = float(BETAS[settings.loss] if settings.beta == "auto" else settings.beta)
-        self.reference = Reference()
-        self._must_know = False
+        self.reference, self.template = Reference(), KeptTemplate(settings.template, settings.system)
+        self._must_know = self._is_trained = False
         """in training a row without a reference would be passed over"""
         self._settle("pairs")
 
@@ -132,22 +133,22 @@ class PreferenceTask:
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What tokens hang on besides rows and tokenizer."""
-        return {"template": self.settings.template, "system": self.settings.system, "loss": self.settings.loss == "kto"}
+        return {**self.template.key, "mismatched": self.settings.loss == "kto"}
+
+    def new_tokens(self, tokenizer: Any) -> tuple[str, ...]:
+        """Special tokens of the template."""
+        return self.template.new_tokens(tokenizer)
 
     @property
-    def new_tokens(self) -> tuple[str, ...]:
-        """Special tokens of a shipped chat template that was asked for."""
-        from llmtune.data.chat_template import NEW_TOKENS
-
-        return NEW_TOKENS.get(self.settings.template, ())
+    def own_texts(self) -> list[str]:
+        """What a tokenizer that is trained on the rows must know besides."""
+        return self.template.own_texts
 
     def encoder(self, tokenizer: Any) -> Any:
         """`encode(columns, max_tokens)`: prompt and answer by the chat template, a sequence for each answer."""
-        from llmtune.data.chat_template import ChatTemplate, template_text
         from llmtune.task.preference_encoding import PreferenceEncoder
 
-        text = template_text(tokenizer, self.settings.template, self.settings.system)
-        return PreferenceEncoder(ChatTemplate(tokenizer, text))
+        return PreferenceEncoder(self.template.of(tokenizer), trained=self._is_trained)
 
     def collate_targets(self, targets: Sequence[Any], cuts: Any = None) -> dict[str, torch.Tensor]:
         """Nothing: what answers are compared by is told by `complete`."""
@@ -290,9 +291,10 @@ class PreferenceTask:
 
     def to_json(self) -> dict[str, Any]:
         """What `predict` and `evaluate` need besides the settings."""
-        return {"form": self.form, "reference": self.reference.to_json()}
+        return {"form": self.form, "template": self.template.text, "reference": self.reference.to_json()}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Undo `to_json`."""
         self._settle(plain["form"])
+        self.template.text, self._is_trained = plain["template"], True
         self.reference.restore(plain["reference"])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from llmtune.core.seeds import generator
-from llmtune.data.answer_rows import columns_of, decoder_row
+from llmtune.data.answer_rows import BadRows, columns_of, decoder_row
 from llmtune.data.arrow_files import row_values
 from llmtune.data.chat_template import ChatTemplate, Tools
 from llmtune.data.conversation import Message
 from llmtune.data.preference_rows import Preference, preference_of
+from llmtune.data.values import BadValue
+from llmtune.task.dialogue_rows import marked
 
 CHOSEN, REJECTED, WANTED, UNWANTED, MISMATCHED, UNKNOWN = range(6)
 """what a sequence is: of a pair the one and the other; an answer judged by itself; an answer to another prompt; one of
@@ -26,27 +29,45 @@ KIND, KEY = "kind", "key"
 
 
 class PreferenceEncoder:
-    """Columns of rows, as they are kept, to the sequences of each: prompt and answer, by the model's chat template."""
+    """Columns of rows, as they are kept, to the sequences of each: prompt and answer, by the model's chat template.
+
+    What is too long loses the prompt's oldest turns but the system's, for all answers of a row alike, then the end of
+    what its last user says.
+    """
 
     keeps_answers = True
 
-    def __init__(self, template: ChatTemplate):
-        self.template = template
+    def __init__(self, template: ChatTemplate, *, trained: bool = False):
+        """`trained`: a trained model is asked, and an answer that is longer than it can read loses its end."""
+        self.template, self.trained = template, trained
+        self._example: list[str] = []
 
     def __call__(self, columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
-        names = list(columns)
-        return columns_of([self._row(dict(zip(names, row)), max_tokens) for row in zip(*columns.values())])
+        return columns_of(rows_of(columns, lambda values: self._row(values, max_tokens)))
+
+    def told(self) -> list[str]:
+        """What to say of the rows encoded since this was last asked for."""
+        count, self.template.num_joined = self.template.num_joined, 0
+        said = "answer(s) whose beginning grows together with the template before it"
+        return [f"{count:,} {said}: tokenised apart, as when it is asked for"] if count else []
+
+    def example(self) -> list[str]:
+        """The first answer of these rows, what is learnt of it between marks."""
+        found, self._example = self._example, []
+        return found
 
     def _row(self, values: Mapping[str, Any], max_tokens: int | None) -> dict[str, list[int]]:
         found = preference_of({name: value for name, value in values.items() if name != "label"})
-        answers, kinds = list(found.answers), [CHOSEN, REJECTED]
-        if len(answers) == 1:
+        kinds = [CHOSEN, REJECTED]
+        if len(found.answers) == 1:
             verdict = json.loads(values.get(VERDICT) or "null")
             kinds = [UNKNOWN if verdict is None else WANTED if verdict else UNWANTED]
-        sequences = self._cut(found, answers, max_tokens)
+        sequences = self._fitting(found, found.answers, max_tokens)
+        if max_tokens and self.trained:
+            sequences = [_without_last(one, max_tokens) for one in sequences]
         other = json.loads(values.get(OTHER) or "null")
         if other is not None:  # it has no say in how much of the prompt is kept, and may lose its own end
-            sequences.append(_without_last(self._cut(found, [other], max_tokens)[0], max_tokens))
+            sequences.append(_without_last(self._fitting(found, [other], max_tokens)[0], max_tokens))
             kinds = [*kinds, MISMATCHED]
         row = {name: list(chain.from_iterable(one[name] for one in sequences))
                for name in ("input_ids", "wanted", "target")}  # fmt: skip
@@ -55,23 +76,65 @@ class PreferenceEncoder:
             KEY: list(chain.from_iterable(key_of(one["input_ids"], one["wanted"]) for one in sequences)),
         }  # fmt: skip
 
-    def _cut(
+    def _fitting(
         self, found: Preference, answers: Sequence[list[Message]], max_tokens: int | None
     ) -> list[dict[str, list[int]]]:
-        """Sequences of at most `max_tokens`, if the answers leave room: the prompt's oldest turns go first, for all
-        answers alike, then the beginning of what is left of it."""
-        prompts = [found.prompt, *shorter(found.prompt)] if max_tokens else [found.prompt]
-        for prompt in prompts:
-            sequences = [self._sequence(prompt, answer, found.tools) for answer in answers]
-            excess = max(len(one["input_ids"]) for one in sequences) - (max_tokens or 0)
-            if not max_tokens or excess <= 0:
-                return sequences
-        return [_without_first(one, excess) for one in sequences]
+        """A sequence for each answer, of at most `max_tokens` if the answers leave room."""
+        def made(prompt: Sequence[Message]) -> list[dict[str, list[int]]]:
+            return [self._sequence(prompt, answer, found.tools) for answer in answers]
+
+        sequences, prompt = made(found.prompt), found.prompt
+        if not max_tokens or fits(sequences, max_tokens):
+            return sequences
+        with contextlib.suppress(BadValue):  # the template takes the whole dialogue, and may not take a part of it
+            for prompt in shorter(found.prompt):
+                sequences = made(prompt)
+                if fits(sequences, max_tokens):
+                    return sequences
+            return _with_less_asked(made, prompt, max_tokens) or sequences
+        return sequences
 
     def _sequence(self, prompt: Sequence[Message], answer: Sequence[Message], tools: Tools) -> dict[str, list[int]]:
         said = [{**message, "weight": 0} if message["role"] == "assistant" else message for message in prompt]
-        turns = "last" if len(answer) == 1 else "all"
-        return decoder_row(self.template.pieces([*said, *answer], tools, turns=turns))
+        pieces = self.template.pieces([*said, *answer], tools, turns="last" if len(answer) == 1 else "all")
+        if not self._example:
+            self._example = [marked(self.template.tokenizer, pieces)]
+        return decoder_row(pieces)
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]], make: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    """What `make` makes of each row. Raises BadRows with what is wrong."""
+    names, found, wrong = list(columns), [], {}
+    for number, row in enumerate(zip(*columns.values())):
+        try:
+            found.append(make(dict(zip(names, row))))
+        except BadValue as bad:
+            wrong[number] = str(bad)
+    if wrong:
+        raise BadRows(wrong)
+    return found
+
+
+def fits(sequences: Sequence[Mapping[str, Sequence[int]]], max_tokens: int) -> bool:
+    """Is the longest sequence of a row short enough?"""
+    return max(len(one["input_ids"]) for one in sequences) <= max_tokens
+
+
+def _with_less_asked(
+    made: Callable[[Sequence[Message]], list[dict[str, list[int]]]], prompt: Sequence[Message], max_tokens: int
+) -> list[dict[str, list[int]]] | None:
+    """The sequences with so much of the last user's text as there is room for; None where not even a word has any."""
+    place = max(number for number, message in enumerate(prompt) if message["role"] == "user")
+    text, best, low, high = prompt[place]["content"], None, 1, len(prompt[place]["content"])
+    while low < high:
+        middle = (low + high) // 2
+        cut = {"role": "user", "content": text[:middle]}
+        sequences = made([*prompt[:place], cut, *prompt[place + 1 :]]) if text[:middle].strip() else None
+        if sequences is None or fits(sequences, max_tokens):
+            best, low = sequences or best, middle + 1
+        else:
+            high = middle
+    return best
 
 
 def shorter(prompt: Sequence[Message]) -> list[list[Message]]:
@@ -79,13 +142,6 @@ def shorter(prompt: Sequence[Message]) -> list[list[Message]]:
     told = [message for message in prompt if message["role"] == "system"]
     asked = [place for place, message in enumerate(prompt) if message["role"] == "user"]
     return [[*told, *prompt[place:]] for place in asked[1:]]
-
-
-def _without_first(sequence: dict[str, list[int]], excess: int) -> dict[str, list[int]]:
-    """Without `excess` tokens at the beginning; one that is not to be written always stays."""
-    ids, wanted = sequence["input_ids"], sequence["wanted"]
-    cut = min(excess, wanted.index(1)) if 1 in wanted else excess
-    return {**sequence, "input_ids": ids[cut:], "wanted": wanted[cut:]}
 
 
 def _without_last(sequence: dict[str, list[int]], max_tokens: int | None) -> dict[str, list[int]]:
@@ -126,9 +182,8 @@ def mismatched(found: Sequence[Preference]) -> list[list[Message] | None]:
 
 def said(columns: Mapping[str, list[Any]]) -> list[str]:
     """All that is said in each row, as one text."""
-    names, found = list(columns), []
-    for row in zip(*columns.values()):
-        one = preference_of({name: value for name, value in zip(names, row) if name != "label"})
-        turns = chain(one.prompt, *one.answers)
-        found.append("\n".join(turn["content"] for turn in turns if turn["content"]))
-    return found
+    def together(values: dict[str, Any]) -> str:
+        one = preference_of({name: value for name, value in values.items() if name != "label"})
+        return "\n".join(turn["content"] for turn in chain(one.prompt, *one.answers) if turn["content"])
+
+    return rows_of(columns, together)

@@ -53,9 +53,12 @@ class RewardTask:
     table_names = ("preferred", "margin", "chosen_score", "rejected_score")
 
     def __init__(self, settings: Reward):
+        from llmtune.task.preference_template import KeptTemplate
+
         self.settings = settings
         self.metric = "accuracy" if settings.metric == "auto" else settings.metric
         self.mode = METRICS[self.metric]
+        self.template = KeptTemplate(settings.template)
 
     # ---- data ----
 
@@ -73,22 +76,24 @@ class RewardTask:
         return Labelled(self.problem_type, None, targets, facts)
 
     @property
-    def encoding_key(self) -> str:
+    def encoding_key(self) -> dict[str, Any]:
         """What tokens hang on besides rows and tokenizer."""
-        return self.settings.template
+        return self.template.key
+
+    def new_tokens(self, tokenizer: Any) -> tuple[str, ...]:
+        """Special tokens of a template that was asked for."""
+        return () if self.settings.template == "auto" else self.template.new_tokens(tokenizer)
 
     @property
-    def new_tokens(self) -> tuple[str, ...]:
-        """Special tokens of a shipped chat template that was asked for."""
-        from llmtune.data.chat_template import NEW_TOKENS
-
-        return NEW_TOKENS.get(self.settings.template, ())
+    def own_texts(self) -> list[str]:
+        """What a tokenizer that is trained on the rows must know besides."""
+        return self.template.own_texts
 
     def encoder(self, tokenizer: Any) -> Any:
         """`encode(columns, max_tokens)`: each answer with its prompt."""
         from llmtune.task.reward_encoding import RewardEncoder
 
-        return RewardEncoder(tokenizer, self.settings.template)
+        return RewardEncoder(tokenizer, self.template)
 
     def collate_targets(self, targets: Sequence[Any], cuts: Any = None) -> dict[str, torch.Tensor]:
         """`kind` (S,): chosen or rejected; `row` (S,): whose it is."""
@@ -191,11 +196,12 @@ class RewardTask:
         return said(columns), None
 
     def to_json(self) -> dict[str, Any]:
-        """Nothing is needed besides the settings."""
-        return {}
+        """What `predict` and `evaluate` need besides the settings."""
+        return {"template": self.template.text}
 
     def restore(self, plain: Mapping[str, Any]) -> None:
         """Undo `to_json`."""
+        self.template.text = plain["template"]
 
 
 def _chosen(targets: Mapping[str, torch.Tensor]) -> torch.Tensor:

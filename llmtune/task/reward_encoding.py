@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from llmtune.data.chat_template import ChatTemplate, Tools, template_text
+from llmtune.data.chat_template import Tools
 from llmtune.data.conversation import Message
 from llmtune.data.preference_rows import preference_of
-from llmtune.task.preference_encoding import shorter
+from llmtune.task.preference_encoding import fits, rows_of, shorter
+from llmtune.task.preference_template import KeptTemplate
 
 NAMES = ("input_ids", "token_type_ids")
 
@@ -21,16 +22,13 @@ NAMES = ("input_ids", "token_type_ids")
 class RewardEncoder:
     """Columns of rows, as they are kept, to the sequences of each; longer ones lose the prompt's oldest turns."""
 
-    def __init__(self, tokenizer: Any, template: str):
+    def __init__(self, tokenizer: Any, template: KeptTemplate):
         self.tokenizer = tokenizer
         ends = tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids
-        self.template = None
-        if template != "auto" or not ends:
-            self.template = ChatTemplate(tokenizer, template_text(tokenizer, template))
+        self.template = None if template.wanted == "auto" and ends else template.of(tokenizer)
 
     def __call__(self, columns: Mapping[str, list[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
-        names = list(columns)
-        rows = [self._row(dict(zip(names, row)), max_tokens) for row in zip(*columns.values())]
+        rows = rows_of(columns, lambda values: self._row(values, max_tokens))
         made = {name: [list(chain.from_iterable(one[name] for one in row)) for row in rows]
                 for name in NAMES if all(name in one for row in rows for one in row)}  # fmt: skip
         return {**made, "cuts": [[len(one["input_ids"]) for one in row] for row in rows]}
@@ -39,7 +37,7 @@ class RewardEncoder:
         found = preference_of({name: value for name, value in values.items() if name != "label"})
         for prompt in [found.prompt, *shorter(found.prompt)]:
             sequences = [self._sequence(prompt, answer, found.tools, None) for answer in found.answers]
-            if not max_tokens or max(len(one["input_ids"]) for one in sequences) <= max_tokens:
+            if not max_tokens or fits(sequences, max_tokens):
                 return sequences
         return [self._sequence(prompt, answer, found.tools, max_tokens) for answer in found.answers]
 
