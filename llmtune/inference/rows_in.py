@@ -183,7 +183,7 @@ def _format_inside(source: Source, settings: DataSettings, wanted: Sequence[Want
     with contextlib.suppress(ValueError):
         if isinstance(json.loads(first), dict):
             return "jsonl"
-    keys = {str(column.key) for column in wanted if column.role.required}
+    keys = {str(column.key) for column in wanted if column.role.required and column.key is not None}
     if len(keys) > 1:  # several texts a row can't be one text a line
         return "csv"
     is_header = any(keys <= {name.strip().strip('"') for name in first.split(mark)} for mark in ",\t;|")
@@ -206,7 +206,9 @@ def _one_column(source: Source, settings: DataSettings) -> bool:
 
 def _lines(source: Source, settings: DataSettings, roles: Sequence[Role]) -> Table:
     """One text a line; an empty line is a row too, since every line is to be answered."""
-    needed = [role.name for role in roles if role.name == "text" or (role.required and role.unless != "text")]
+    asked = [role for role in roles if role.name == "text" or (role.required and role.unless != "text")]
+    known = {role.name for role in asked}
+    needed = [role.name for role in asked if role.kind != "json" or role.unless not in known]  # a line is a prompt
     if len(needed) != 1:
         raise DataError(Fault(source.shown, "holds one text a line", f"each row needs {' and '.join(needed)}",
                               "give CSV with a header, or JSONL"))  # fmt: skip

@@ -32,6 +32,10 @@ def show(report: Mapping[str, Any], *, num_worst: int) -> None:
     console.print(", ".join(f"{name} {value:.4f}" for name, value in report["scores"].items()), soft_wrap=True)
     for part in _parts(report):
         console.print(part)
+    if report.get("examples"):
+        console.print("answers, one here and there:")
+        for example in report["examples"]:
+            console.print(_error(example), soft_wrap=True)
     worst = report["worst"][:num_worst]
     if worst:
         usual = "largest residuals:" if "residuals" in report else "worst errors, the surest first:"
@@ -110,7 +114,7 @@ def _any_table(table: Mapping[str, Any]) -> Table:
 def _error(error: Mapping[str, Any]) -> str:
     """Two or more lines: gold and prediction with probabilities, where it stands, the texts."""
     chances = error.get("probabilities", {})
-    gold, predicted = _words(error["gold"], chances), _words(error["predicted"], chances)
+    gold, predicted = (_short(_words(error[name], chances)) for name in ("gold", "predicted"))
     if "probability" in error:
         predicted += f" ({error['probability']:.3f})"
     texts = "\n".join(f"    {_short(_words(value, {}))}" for key, value in error.items() if key not in SAID and value)

@@ -23,6 +23,8 @@ SCORES: dict[str, tuple[str, ...]] = {
 FIELDS: dict[str, tuple[str, ...]] = {"none": (), "text": (), "number": ("number",), "calls": ("tool_calls",)}
 """by the same: what `predict` tells besides the response"""
 
+EXAMPLES = 3
+
 
 class Answer(NamedTuple):
     place: int
@@ -98,7 +100,8 @@ def decoded(task: Any, chunk: Chunk) -> list[dict[str, Any]]:
 
 
 def judge(task: Any, predictions: Predictions, num_worst: int) -> dict[str, Any]:
-    """`worst`: rows whose known answer surprised most, per token; where answers are compared, those that are wrong."""
+    """`worst`: rows whose known answer surprised most, per token; where answers are compared, those that are wrong.
+    `examples`: a few rows spread over all."""
     exact, ranked = task.settings.exact, []
     for chunk in predictions.chunks():
         for answer in _answers(task, chunk):
@@ -107,17 +110,27 @@ def judge(task: Any, predictions: Predictions, num_worst: int) -> dict[str, Any]
             total, tokens = chunk.outputs[answer.place][:2].tolist()
             ranked.append((total / max(1.0, tokens), -(chunk.start + answer.place)))
         ranked = heapq.nlargest(num_worst, ranked)
-    if not ranked:
-        return {"worst": []}
-    chunk = predictions.some([-row for _, row in ranked])
-    return {"worst": [
+    spread = sorted({place * (len(predictions) - 1) // max(1, EXAMPLES - 1) for place in range(EXAMPLES)})
+    return {
+        "examples": _told(task, predictions, spread),
+        "worst": [
+            {**one, "loss": round(loss, 4)}
+            for one, (loss, _) in zip(_told(task, predictions, [-row for _, row in ranked]), ranked)
+        ],
+    }
+
+
+def _told(task: Any, predictions: Predictions, rows: list[int]) -> list[dict[str, Any]]:
+    if not rows:
+        return []
+    chunk = predictions.some(rows)
+    return [
         {
             "file": chunk.columns["file"][answer.place], "line": chunk.columns["line"][answer.place],
-            "gold": said(answer.gold), "predicted": answer.text, "loss": round(ranked[answer.place][0], 4),
-            "asked": said(answer.asked.messages[-1]),
+            "gold": said(answer.gold), "predicted": answer.text, "asked": said(answer.asked.messages[-1]),
         }
         for answer in _answers(task, chunk)
-    ]}  # fmt: skip
+    ]  # fmt: skip
 
 
 def said(message: Message) -> str:
