@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llmtune.model.layers import EMBEDDINGS, LayerMap, layer_stacks
+from llmtune.model.outputs import logits_of
 
 Merge = Callable[[torch.Tensor], torch.Tensor]
 
@@ -104,7 +105,7 @@ class Prefix:
         watched = [*self.layers[-1:], *self.embeddings]
         handles = [module.register_forward_hook(look) for module in watched]
         try:
-            expected = model(**view).logits.detach()
+            expected = logits_of(model(**view)).detach()
         finally:
             for handle in handles:
                 handle.remove()
@@ -115,7 +116,7 @@ class Prefix:
         if "attention_mask" in view:  # what stands where rows are padded must not matter
             hidden_BTD = hidden_BTD * view["attention_mask"][..., None].to(hidden_BTD.dtype)
         with self.passing(hidden_BTD):
-            found = model(**view).logits.detach()
+            found = logits_of(model(**view)).detach()
         if not torch.equal(found, expected):
             apart = float((found - expected).abs().max())
             raise ValueError(f"its upper layers need more of the lower ones than hidden states: logits {apart:.1g} off")

@@ -52,6 +52,15 @@ def test_a_finished_run_is_scored_again_and_opens_as_a_masked_language_model(tmp
     assert not found["missing_keys"]
 
 
+def test_the_heads_alone_are_trained_from_kept_states(tmp_path: Path) -> None:
+    prepared = prepared_of(*SMALL, "freeze_policy=head_only", "train.max_steps=12", "train.prefix_cache=on")
+    trainer = trainer_of(prepared, tmp_path)
+    before = trainer.composite.model.bert.encoder.layer[0].output.dense.weight.clone()
+    trainer.fit()
+    assert torch.equal(trainer.composite.model.bert.encoder.layer[0].output.dense.weight, before)
+    assert trainer.evaluation.scores["pairs"] > 10
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["model=tiny_gpt2", "objective=[causal_lm]"], "BERT's kind"),
     (["objective=[supervised]"], "supervised needs labels"),
