@@ -46,7 +46,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     """The report in a few lines: what was read and how, what was dropped, labels, lengths, what is suspicious."""
     lines: list[str] = []
     for split, facts in report["splits"].items():
-        lines.append(f"{split}: {facts['rows_kept']:,} rows {_origin(facts)}")
+        kept = "blocks" if "blocks" in facts else "rows"
+        lines.append(f"{split}: {facts['rows_kept']:,} {kept} {_origin(facts)}")
         told = (*_dropped(facts), *_labels(facts), *_lengths(facts), *_supervised(facts, split), *_repeats(facts))
         lines += [f"  {line}" for line in told]
     for pair, shared in report["overlap"].items():
