@@ -100,7 +100,9 @@ class Tuner:
         config.base_model_name_or_path = base
         config.inference_mode = True
         config.modules_to_save = heads
-        config.task_type = next((task for word, task in PEFT_TASKS.items() if word in type(network).__name__), None)
+        reads = network.main_input_name == "input_ids"  # by name: peft's own classes hand on nothing else, such as sound
+        tasks = (task for word, task in PEFT_TASKS.items() if reads and word in type(network).__name__)
+        config.task_type = next(tasks, None)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
         config.save_pretrained(str(folder))
