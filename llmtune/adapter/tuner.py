@@ -100,7 +100,7 @@ class Tuner:
         config.base_model_name_or_path = base
         config.inference_mode = True
         config.modules_to_save = heads
-        reads = network.main_input_name == "input_ids"  # by name: peft's own classes hand on nothing else, such as sound
+        reads = network.main_input_name == "input_ids"  # peft's own classes hand on nothing else
         tasks = (task for word, task in PEFT_TASKS.items() if reads and word in type(network).__name__)
         config.task_type = next(tasks, None)
         folder.mkdir(parents=True, exist_ok=True)
