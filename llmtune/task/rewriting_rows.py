@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.data.answer_rows import columns_of, decoder_row, prompt_row, sequence_row
 from llmtune.data.roles import TARGET
+from llmtune.task.template import whole_end
 
 SOURCE = "{source}"
 TEMPLATES = {"sequence": SOURCE, "causal": SOURCE + "\n=>"}
@@ -177,8 +178,7 @@ class RewritingEncoder:
         while True:
             found = self.tokenizer(source, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
             ends = [end for _, end in found["offset_mapping"]]
-            keep = len(ends) - (length - room)
-            source = source[: ends[keep - 1]].rstrip() if keep > 0 else ""
+            source = source[: whole_end(ends, max(0, len(ends) - (length - room)))].rstrip()
             prompt = self._prompts([source])[0]
             length = len(prompt)
             if length <= room or (room <= 0 and not source):

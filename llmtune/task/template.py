@@ -75,7 +75,7 @@ class Template:
                     Fault("task.template", f"is {length} tokens long without any text", f"data.max_tokens={most}")
                 )
             keep = _longest_first({role: len(found) for role, found in ends.items()}, length - most)
-            texts = {role: text[: ends[role][keep[role] - 1]] if keep[role] else "" for role, text in texts.items()}
+            texts = {role: text[: whole_end(ends[role], keep[role])] for role, text in texts.items()}
             whole = self.filled(texts, tokenizer.mask_token)
             length = len(_encoded(tokenizer, [whole])["input_ids"][0])
             if length <= most:
@@ -91,6 +91,13 @@ def _ends(tokenizer: Any, text: str) -> list[int]:
     """Where each token of a text ends."""
     found = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False, return_offsets_mapping=True)
     return [end for _, end in found["offset_mapping"]]
+
+
+def whole_end(ends: Sequence[int], keep: int) -> int:
+    """Where a text ends of which `keep` tokens may stay; one character may be several tokens, which go together."""
+    while 0 < keep < len(ends) and ends[keep] == ends[keep - 1]:
+        keep -= 1
+    return ends[keep - 1] if keep else 0
 
 
 def _longest_first(lengths: dict[str, int], over: int) -> dict[str, int]:

@@ -106,3 +106,10 @@ def test_a_model_without_a_language_head_is_refused(rows: list[str], tmp_path: P
     shape = [word for word in PROMPT if "architecture" not in word and "vocab_size" not in word]
     with pytest.raises(UserError, match="no trained masked-language-model head"):
         prepared_of(*shape, *rows, "model=pretrained", f"model.path={run / 'model'}")
+
+
+def test_a_character_of_several_tokens_is_cut_as_one() -> None:
+    """Else nothing would get shorter, and a text of such characters would be cut for ever."""
+    from llmtune.task.template import whole_end
+
+    assert [whole_end([3, 3, 3, 4, 6, 6], keep) for keep in range(7)] == [0, 0, 0, 3, 4, 4, 6]

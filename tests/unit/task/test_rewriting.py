@@ -180,6 +180,9 @@ def test_a_cut_takes_the_end_of_the_source_and_nothing_else(family: str) -> None
         assert text.startswith(("Read: The dog runs", "Read: 狗在花园"))
         assert text.split("<end>")[0].strip() in f"Read: {joined(long['source'][row])}"
         assert "<end>" in text
+    strange = encode({"source": [json.dumps(["龘" * 50])]}, 21)  # each character is three tokens
+    assert 15 <= len(strange["input_ids"][0]) <= 21
+    assert "\ufffd" not in tokenizer.decode(strange["input_ids"][0])
     asked = encode({"source": long["source"]}, 40)
     assert all(len(ids) <= 40 for ids in asked["input_ids"])
     with pytest.raises(ConfigError, match="long without any source"):
