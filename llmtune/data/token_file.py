@@ -26,6 +26,8 @@ NARROW_WORDS = 2**16
 COLUMNS = {"starts": "<i8", "bytes": "<i8", "lines": "<i8", "files": "<i4", "firsts": "<u1"}
 KEPT_BYTES = 1 << 26
 """of tokens that were read: then their pages are given back, so that a file's size is not seen in a process's"""
+AROUND_BYTES = 1 << 16
+"""that a kernel maps besides, around what is read"""
 TOLD_EVERY_S = 10.0
 
 Tokenize = Callable[["list[str]"], "list[list[int]]"]
@@ -129,7 +131,7 @@ class TokenFile:
     def ids(self, begin: int, end: int) -> np.ndarray:
         """Token ids from `begin` to `end`, a copy."""
         found = self._tokens[begin:end].copy()
-        self._read_bytes += max(found.nbytes, mmap.PAGESIZE)
+        self._read_bytes += found.nbytes + AROUND_BYTES
         if self._read_bytes > KEPT_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._read_bytes = 0
