@@ -15,7 +15,7 @@ from llmtune.data.report import summary
 from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.task.dialogue_rows import DialogueEncoder
 from llmtune.task.writing import _packed
-from tests.tiny import config_of, prepared_of
+from tests.tiny import config_of, prepared_of, trainer_of
 
 SMALL = (
     "hardware.device=cpu", "hardware.threads=1", "model.architecture.n_embd=16", "model.architecture.n_layer=1",
@@ -63,7 +63,7 @@ def learnt(ready: Any, split: str = "train", row: int = 0) -> str:
 ])  # fmt: skip
 def test_own_files_are_read_by_naming_columns(make: Any, words: list[str], tmp_path: Path) -> None:
     ready = prepared(f"data.train={write(tmp_path / 'own.jsonl', numbered(make))}", "task=chat", *words)
-    assert learnt(ready).replace(" ", "").startswith(("itis", "b</s>"))
+    assert learnt(ready).replace(" ", "").startswith(("Itis", "b</s>"))
     assert ready.splits["validation"].num_rows
 
 
@@ -71,7 +71,7 @@ def test_csv_with_json_in_a_field(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     lines = [json.dumps(turns(number)).replace('"', '""') for number in range(20)]
     path.write_text("no,dialogue\n" + "".join(f'{n},"{line}"\n' for n, line in enumerate(lines)), encoding="utf-8")
-    assert "it is" in learnt(prepared(f"data.train={path}", "task=chat"))
+    assert "It is" in learnt(prepared(f"data.train={path}", "task=chat"))
 
 
 def test_wrong_rows_are_told_by_file_and_line(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_the_share_that_is_learnt_and_one_row_are_told(tmp_path: Path) -> None:
     row = ready.splits["train"][0]
     assert sum(row["wanted"]) == len(row["target"]) > 0
     shown = "\n".join(summary(ready.report))
-    assert "| ⟦hello to you</s>⟧" in shown
-    assert "| and how are you today?" in shown
+    assert "| ⟦Hello to you</s>⟧" in shown
+    assert "| And how are you today?" in shown
     found = ready.report["splits"]["train"]["supervised"]
     rows = ready.splits["train"]
     assert found["tokens"] == sum(map(len, rows["target"]))
@@ -164,10 +164,10 @@ def test_a_long_dialogue_loses_its_oldest_turns_and_never_its_answer(tmp_path: P
         row = encode({"messages": [json.dumps(TURNS)]}, most)
         text = ready.tokenizer.decode(row["input_ids"][0])
         assert len(row["input_ids"][0]) <= most
-        assert text.startswith("be brief.")
+        assert text.startswith("Be brief.")
         assert text.endswith(end)
         assert row["target"][0][-1] == ready.tokenizer.eos_token_id
-        seen.append(text.count("### user"))
+        seen.append(text.count("### User"))
     assert set(seen) == {3, 2, 1}
     short = encode({"messages": [json.dumps(TURNS)]}, 3)
     assert short["target"][0][-1] == ready.tokenizer.eos_token_id  # too long all the same: it will be refused
@@ -208,9 +208,9 @@ def test_calls_are_compared_and_come_back_as_calls() -> None:
     assert golds[0]
     assert golds[1]
     calls = [f"<tool_call>{json.dumps(gold[0])}</tool_call>" for gold in golds[:2]]
-    scores, told, _ = _scored(ready, [calls[0].lower(), calls[1].replace("arguments", "arguments2"), "<tool_call>{"])
-    lower = json.loads(json.dumps(golds[0]).lower())
-    assert [call["function"] for call in told[0]["tool_calls"]] == lower
+    scores, told, _ = _scored(ready, [calls[0], calls[1].replace("arguments", "arguments2"), "<tool_call>{"])
+    assert [call["function"] for call in told[0]["tool_calls"]] == golds[0]
+    assert scores["exact_match"] == pytest.approx(1 / 3)
     assert scores["readable_calls"] == pytest.approx(2 / 3)
     assert told[2]["tool_calls"] == []
     asked = told[0]["messages"]
@@ -255,3 +255,14 @@ def test_new_tokens_that_nothing_would_learn_are_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"2 token\(s\) that this model does not know, and adapter=lora"):
         prepared_of("task=chat", "data.limit=20", "hardware.device=cpu", *model, "task.template=chatml", "adapter=lora")
     assert config_of("task=chat", *model, "adapter=lora").task.template == "auto"
+
+
+def test_packed_rows_are_learnt_as_rows_by_themselves(tmp_path: Path) -> None:
+    results = []
+    for packing in ("false", "true"):
+        words = ("task=chat", "data.limit=16", *SMALL, "train.batch_rows=8", "train.max_steps=1", "model.dropout=0")
+        trainer = trainer_of(prepared_of(*words, f"train.packing={packing}"), tmp_path / packing)
+        results.append(trainer.stepper.run(0, trainer.feed.at(0), 1e-3, lambda: False))
+    padded, packed = results
+    assert packed.sums == pytest.approx(padded.sums, rel=1e-5)
+    assert packed.grad_norm == pytest.approx(padded.grad_norm, rel=1e-4)
