@@ -106,9 +106,11 @@ def _part_of(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def data_of(name: str, given: Mapping[str, Any], run: DataSettings) -> DataSettings:
-    """The run's data settings with those of a task beside in their place."""
+    """The run's data settings with those of a task beside in their place; what is done with long rows is the kind's."""
     columns = ColumnSettings(**{key: given.get(key) for key in COLUMNS})
-    own = {key: fit(given[key], kind) for key, kind in DATA.items() if key in given}
+    recipe = _recipe(given.get("kind", "classification")).get("data", {})
+    own = {"on_overlength": recipe.get("on_overlength", "truncate")}
+    own |= {key: fit(given[key], kind) for key, kind in DATA.items() if key in given}
     try:
         return dataclasses.replace(run, **{**FRESH, **own, "columns": columns})
     except ValueError as error:
@@ -118,7 +120,7 @@ def data_of(name: str, given: Mapping[str, Any], run: DataSettings) -> DataSetti
 def task_of(name: str, given: Mapping[str, Any]) -> Any:
     """The task, its settings as its kind ships with where they are not given."""
     part = _part_of(name, given)
-    shipped = _shipped(given.get("kind", "classification"))
+    shipped = _recipe(given.get("kind", "classification")).get("task", {})
     values = {key: fit(given.get(key, shipped.get(key)), kind) for key, kind in part.fields.items()}
     try:
         return part.load()(**{**values, "name": name}).build()
@@ -126,12 +128,12 @@ def task_of(name: str, given: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{WHERE}.{name}.{error}") from error
 
 
-def _shipped(kind: str) -> dict[str, Any]:
-    """The `task` section of the recipe that is called as the kind, else of any recipe of that kind."""
+def _recipe(kind: str) -> dict[str, Any]:
+    """The recipe that is called as the kind, else any recipe of that kind; empty where none ships."""
     files = option_files("task", search_dirs())
     for path in [*(files[name] for name in files if name == kind), *files.values()]:
         with open(path, encoding="utf-8") as file:
-            section = yaml.safe_load(file).get("task", {})
-        if section.get("kind") == kind:
-            return section
+            recipe = yaml.safe_load(file)
+        if recipe.get("task", {}).get("kind") == kind:
+            return recipe
     return {}

@@ -34,13 +34,14 @@ def few(names: tuple[str, ...] | list[str], most: int = 4) -> str:
 def plan_lines(prepared: Any) -> list[str]:
     """What will be trained for how long; what `check` prints last."""
     config, order = prepared.config, prepared.order
+    mean = any(getattr(part, "best_by", "task") == "mean" for part in config.objective.values())
     per_step = f"{config.train.batch_rows} rows" if config.train.batch_rows else f"{order.batch_tokens} tokens"
     return [
         f"model: {config.model.name} ({prepared.model_config.model_type}), {count(prepared.parameters)} parameters, "
         f"rows of at most {prepared.max_tokens} tokens",
         f"task: {config.task.name}, {prepared.task.problem_type}"
         + (f", {prepared.task.num_outputs} labels" if prepared.task.labels else "")
-        + f"; best by {prepared.task.metric}",
+        + f"; best by {'the mean of the metrics of all tasks' if mean else prepared.task.metric}",
         f"plan: {prepared.num_steps:,} steps of {per_step} ({prepared.num_steps / prepared.steps_per_epoch:.3g} epochs "
         f"of {prepared.steps_per_epoch:,}), lr {prepared.peak_lr:g} {config.optimizer.schedule}",
         *_beside(prepared),
@@ -104,4 +105,6 @@ def ending_lines(run: Path, result: Mapping[str, Any], columns: list[str], use: 
         f"run folder: {path}",
         f"predict with it: llmtune predict {path} FILE.csv -o predictions.csv"
         + (f"    (texts in column {' and '.join(columns)} of FILE.csv)" if columns else ""),
-    ]
+        *(f"of {name}: llmtune predict {path}/model/auxiliary/{name} FILE.csv -o predictions.csv"
+          for name in result.get("auxiliary", {})),
+    ]  # fmt: skip
