@@ -36,7 +36,10 @@ NEEDS = {
     "ner": ["data.max_tokens=32"],  # several windows
     "preference": ["data.max_tokens=128"],
     "qa": ["data.max_tokens=48"],
+    "summary": ["task.max_new_tokens=8"],
+    "title": ["task.max_new_tokens=8"],
     "tools": ["data.max_tokens=384"],
+    "translate": ["task.max_new_tokens=8"],
 }
 
 
