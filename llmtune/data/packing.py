@@ -64,16 +64,3 @@ def _first_fit(lengths_R: np.ndarray, width: int) -> Layout:
         sequences_R[row], starts_R[row] = sequence, used_R[sequence]
         used_R[sequence] += lengths_R[row]
     return Layout(sequences_R, starts_R, int(np.count_nonzero(used_R)), int(used_R.max()))
-
-
-def positions_in(starts: Sequence[int] | np.ndarray, width: int) -> np.ndarray:
-    """Position of each token of a sequence of `width` tokens in its own document, of which one begins at each of
-    `starts` (rising; what stands before the first is the end of a document): (W,).
-
-    Given as `position_ids` without an attention mask, a decoder of transformers keeps the documents apart where
-    `model.packed.find_isolation` finds `positions` for its family.
-    """
-    at_W = np.arange(width)
-    begins_W = np.zeros(width, dtype=np.int64)
-    begins_W[np.asarray(starts, dtype=np.int64)] = np.asarray(starts, dtype=np.int64)
-    return at_W - np.maximum.accumulate(begins_W)

@@ -1,4 +1,4 @@
-"""Rows end to end: each once, none over another, few empty places; positions of documents in a block."""
+"""Rows end to end: each once, none over another, few empty places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmtune.data.order import split_step
-from llmtune.data.packing import lay_out, positions_in, worth_packing
+from llmtune.data.packing import lay_out, worth_packing
 
 
 def lengths_like(kind: str, count: int) -> np.ndarray:
@@ -66,9 +66,3 @@ def test_a_forward_pass_of_packed_rows_holds_its_tokens() -> None:
         assert len(piece) == 1 or lay_out(lengths[piece]).num_tokens <= 2048
         assert len(piece) == 1 or len(piece) * lengths[piece[0]] < 16 * (2048 + 1)
     assert len(packed) <= 1.2 * np.ceil(lengths.sum() / 2048)
-
-
-def test_positions_begin_anew_with_each_document() -> None:
-    assert positions_in([3, 5], 7).tolist() == [0, 1, 2, 0, 1, 0, 1]
-    assert positions_in([0], 3).tolist() == [0, 1, 2]
-    assert positions_in([], 3).tolist() == [0, 1, 2]
