@@ -227,7 +227,7 @@ def attack(sandbox: Any, walls: Any) -> list[str]:
             answer = sandbox.run_within(walls, limits, sandbox.Program(source, tests))
             took = time.monotonic() - began
             found = [] if answer.get("passed") is passes else [f"{name}: {answer}"]
-            return found + ([f"{name}: took {took:.1f} s"] if took > 30 else [])
+            return found + ([f"{name}: took {took:.1f} s"] if took > 90 else [])
 
         with ThreadPoolExecutor(4) as pool:
             found = functools.reduce(operator.iadd, pool.map(faults, programs), [])

@@ -24,7 +24,7 @@ from llmtune.scoring import sandbox_filter
 CHILD = Path(__file__).with_name("sandbox_child.py")
 FIRST_USER = 1_600_000_000
 """users that programs run as where llmtune runs as root: this and a process id, so that no two are the same"""
-START_S = 30.0
+START_S = 60.0
 """the guard itself may take so long besides, on a busy machine"""
 
 
@@ -32,7 +32,7 @@ class Limits(NamedTuple):
     """What one program may use."""
 
     seconds: float = 5.0
-    """of CPU; by the clock twice that and 3 s more"""
+    """of computing; by the clock twice that and 3 s more, on a busy machine up to 8 times as much"""
     memory_bytes: int = 1 << 30
     file_bytes: int = 16 << 20
     """size of one file"""
@@ -144,7 +144,7 @@ def run_within(walls: Walls, limits: Limits, program: Program) -> dict[str, Any]
             stderr=subprocess.DEVNULL, env=_environment(), cwd=folder, start_new_session=True, close_fds=True,
         )  # fmt: skip
         try:
-            longest = 2 * limits.seconds + START_S
+            longest = 20 * limits.seconds + START_S
             said, _ = process.communicate(json.dumps(job).encode("utf-8", "surrogatepass"), timeout=longest)
         except subprocess.TimeoutExpired:
             return {"passed": False, "reason": f"it took more than {limits.seconds:g} s", "seconds": limits.seconds}
