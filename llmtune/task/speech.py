@@ -76,6 +76,14 @@ class Speech:
                 for key, value in {**PLAIN, "language": None, "action": "transcribe"}.items()
                 if getattr(self, key) != value
             ]  # fmt: skip
+        hidden = getattr(prospect.model_config, "mask_time_length", 0)
+        shortest = min(prospect.splits["train"]["length"][:])
+        if self.spec_augment and not task.hearing.writes and shortest < hidden:
+            faults.append(
+                Fault("task.spec_augment", f"hides {hidden} frames at a time, and there is a recording of {shortest}",
+                      "longer recordings, or a smaller mask_time_length in the model's config",
+                      "type task.spec_augment=false")
+            )  # fmt: skip
         if faults:
             raise ConfigError(*faults)
         refuse_unfit(prospect.splits, task.hearing.most_written)
@@ -116,6 +124,12 @@ class SpeechTask:
 
     # ---- the model that is met ----
 
+    @property
+    def fits(self) -> str:
+        from llmtune.model.hearing import FITS
+
+        return FITS
+
     def meet_model(self, config: Any) -> None:
         """Settle how sound becomes features. Raises ModelError: the model does not hear."""
         from llmtune.model.hearing import Hearing
@@ -152,7 +166,7 @@ class SpeechTask:
 
         self._files, hours = files_state(raw)
         targets: dict[str, list[Any]] = {split: [None] * len(rows) for split, rows in raw.splits.items()}
-        facts = {split: {"counts": {"minutes": round(60 * found, 1)}} for split, found in hours.items()}
+        facts = {split: {"counts": {"minutes of sound": round(60 * found, 1)}} for split, found in hours.items()}
         return Labelled(self.problem_type, None, targets, facts)
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.errors import ConfigError, Fault, did_you_mean
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 
@@ -37,14 +37,16 @@ def start_of(tokenizer: Any, config: Any, settings: Any) -> list[int]:
             Fault("task.language", "null, and this model writes many languages", "that of the recordings",
                   "type task.language=german")
         )  # fmt: skip
-    try:
-        tokenizer.set_prefix_tokens(language=settings.language, task=settings.action, predict_timestamps=False)
-        return list(tokenizer.prefix_tokens)
-    except ValueError as error:
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    name = settings.language.strip().lower()
+    code = name if name in LANGUAGES else TO_LANGUAGE_CODE.get(name)
+    if f"<|{code}|>" not in tokenizer.get_vocab():
         raise ConfigError(
             Fault("task.language", f"{settings.language!r} is none that this model knows",
-                  str(error).split("\n")[0][:200])
-        ) from None  # fmt: skip
+                  "its English name, or its code, such as german or de", did_you_mean(name, list(TO_LANGUAGE_CODE)))
+        )  # fmt: skip
+    return tokenizer.convert_tokens_to_ids([START, f"<|{code}|>", f"<|{settings.action}|>", NO_TIMES])
 
 
 def config_values(tokenizer: Any, hearing: Any, settings: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from llmtune.core.errors import ConfigError, DataError, ModelError
 from llmtune.data.feed import table_of
 from llmtune.inference.predictor import Predictor, _arrow
 from llmtune.inference.run_folder import find_model, settings_of
+from llmtune.task.speech_start import start_of
 from tests.tiny import prepared_of, trainer_of
 
 SMALL = ("task=speech", "hardware.device=cpu", "hardware.threads=1", "data.limit=12", "train.max_steps=2",
@@ -143,6 +144,7 @@ def test_characters_that_a_model_can_not_write_are_told(tmp_path: Path, rows: li
     ("words", "message"),
     [
         (["task.num_beams=2"], r"task\.num_beams: 2, but tiny_wav2vec2 \(wav2vec2\) spells frame by frame"),
+        (["task.spec_augment=true", "model.architecture.conv_stride=[5,4,4,16]"], "hides 10 frames at a time"),
         (["task.language=german"], r"type task\.language=null"),
         ([*WHISPER, "task.language=german"], "this model knows one language"),
         (["objective=[fgm,supervised]"], "fgm looks into the words of a text"),
@@ -171,3 +173,24 @@ def test_scores_are_sums_over_rows_and_the_worst_rows_are_told(tmp_path: Path, r
     assert len(report["worst"]) == 1
     assert set(report["worst"][0]) == {"file", "line", "gold", "predicted", "audio"}
     assert report["tables"][0]["columns"] == ["said", "written", "times"]
+
+
+def test_a_whisper_of_many_languages_is_told_which_one() -> None:
+    from types import SimpleNamespace
+
+    known = ["<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    tokenizer = SimpleNamespace(
+        get_vocab=lambda: {token: place for place, token in enumerate(known)},
+        convert_tokens_to_ids=lambda tokens: [known.index(token) for token in tokens],
+    )
+    config = SimpleNamespace(vocab_size=51865)
+
+    def start(language: str | None, action: str = "transcribe") -> list[int]:
+        return start_of(tokenizer, config, SimpleNamespace(language=language, action=action))
+
+    assert start("german") == start("de") == [0, 2, 4, 5]
+    assert start("English", "translate") == [0, 1, 3, 5]
+    with pytest.raises(ConfigError, match="writes many languages"):
+        start(None)
+    with pytest.raises(ConfigError, match=r"'germn' is none that this model knows.*german"):
+        start("germn")
