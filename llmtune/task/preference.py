@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 LOSSES = ("dpo", "ipo", "simpo", "orpo", "kto")
 WITHOUT_REFERENCE = ("simpo", "orpo")
-BETAS = {"dpo": 0.1, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
-"""where beta is auto: those of the papers, or of the middle of what they tried"""
+BETAS = {"dpo": 0.1, "ipo": 0.5, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
+"""where beta is auto: those of the papers; ipo, per token: a gap of 1 in the log-probability of a token"""
 METRICS = {
     "reward_accuracy": "max", "reward_margin": "max", "reward_auc": "max", "logp_accuracy": "max",
     "token_logp_accuracy": "max", "loss": "min",
