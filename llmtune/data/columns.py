@@ -208,6 +208,9 @@ def _fault(table: Table, role: Role, key: str | int) -> Fault | None:
 
 def _which(table: Table, roles: Sequence[Role], missing: list[str]) -> Fault:
     """What to say when columns can't be told: the columns, an example row, and a line to type."""
+    if table.found.get("layout") == "recordings alone":
+        return Fault(table.shown, "holds recordings, and nothing says what is said in them",
+                     "a text beside each (a.wav, a.txt), a table of paths and transcripts, LibriSpeech, LJSpeech")
     names = table.names if table.names is not None else list(range(table.width))
     wanted = _needed(roles)
     examples = [str(name) for name in names] + ["NAME"] * len(wanted)

@@ -104,6 +104,12 @@ def test_what_is_wrong_is_told_by_file_and_line(folder: Path, read: Any) -> None
     assert rows_of(kept) == [("good.wav", "one")]
 
 
+def test_recordings_alone_can_not_be_learnt_from(folder: Path, read: Any) -> None:
+    clip(folder / "clips" / "a.wav")
+    with pytest.raises(DataError, match="holds recordings, and nothing says what is said in them"):
+        read(roles=ROLES, train=str(folder / "clips"))
+
+
 def test_a_folder_of_classes_is_still_one(folder: Path, read: Any) -> None:
     from llmtune.data.sources import find_sources
 
