@@ -10,6 +10,7 @@ import pyarrow
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
+from llmtune.data.answer_rows import BadRows
 from llmtune.data.feed import EvaluationFeed, table_of
 from llmtune.data.row_lengths import longest_sequences, total_tokens
 from llmtune.data.token_rows import NOT_TEXT, PLAIN, makes_windows, target_type
@@ -66,7 +67,16 @@ class Predictor:
                 for place, row in enumerate(long):
                     rows[row] = cut[name][place]
         self.num_cut += len(long)
+        if "wanted" in tokens:
+            self._refuse_uncut(tokens)
         return tokens
+
+    def _refuse_uncut(self, tokens: dict[str, list[Any]]) -> None:
+        """Raises BadRows for rows that are too long because of what is to be written, which is never cut."""
+        lengths = longest_sequences(tokens)
+        if max(lengths, default=0) > self.max_tokens:
+            said = f"the answer is too long to be kept whole: {{}} tokens, and rows have at most {self.max_tokens}"
+            raise BadRows({row: said.format(length) for row, length in enumerate(lengths) if length > self.max_tokens})
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """For each row what `task.decode` tells of it; `columns`: those that are known before."""
@@ -85,7 +95,10 @@ class Predictor:
         loss, has_made = LossSum(), False
         names = [name for name in rows.column_names if name not in NOT_TEXT]
         for start, stop in _chunks(rows.select_columns(names)):
-            tokens = self.encode(rows.select_columns(names)[start:stop])
+            try:
+                tokens = self.encode(rows.select_columns(names)[start:stop])
+            except BadRows as bad:
+                raise bad.at(_places(rows[start:stop])) from None
             own: Sequence[Any] | None = tokens.pop("target", None)
             if own is not None:
                 made.put(range(start, stop), [np.asarray(target) for target in own])
@@ -127,6 +140,13 @@ def _load(place: ModelPlace, task: Any, plugins: Sequence[str]) -> tuple[Any, An
         given = f"lacks weights: {', '.join(missing[:4])}"
         raise ModelError(Fault(str(place.model), given, "the model/ as a run left it"))
     return model, tokenizer
+
+
+def _places(rows: Mapping[str, Sequence[Any]]) -> list[str]:
+    """`file:line` of rows, or their numbers where they come from no file."""
+    if "file" in rows:
+        return [f"{file}:{line}" for file, line in zip(rows["file"], rows["line"])]
+    return [f"row {number}" for number in range(1, 1 + len(next(iter(rows.values()))))]
 
 
 def _chunks(rows: Any) -> Iterator[tuple[int, int]]:

@@ -96,6 +96,15 @@ def test_evaluate_scores_other_rows_with_several_references(run: Path, folder) -
     assert report["worst"][0]["source"] in ("one", "two")
 
 
+def test_an_answer_that_is_too_long_to_be_scored_is_told(run: Path, folder, capsys) -> None:
+    rows = [{"source": "one", "target": "eins"}, {"source": "two " * 700, "target": "zwei " * 700}]
+    Path("long.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert cli.main(["evaluate", str(run), "data.test=long.jsonl", "out=scores.json", "hardware.device=cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "long.jsonl:2: the answer is too long to be kept whole: " in said
+    assert "tokens, and rows have at most 512" in said
+
+
 def test_the_model_folder_serves_transformers_alone(run: Path, folder) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
