@@ -6,7 +6,8 @@ Legend: B rows, T tokens of a prompt, G tokens that are written.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -102,7 +103,7 @@ def generate_heard(
 
 
 def _written(
-    model: Any, inputs: dict[str, Any], settings: Any, seed: int, write: Callable[..., torch.Tensor] | None = None
+    model: Any, inputs: dict[str, Any], settings: Any, seed: int, write: Any = None
 ) -> torch.Tensor:
     devices = [value.device for value in inputs.values() if value.is_cuda][:1]
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
@@ -110,7 +111,33 @@ def _written(
         torch.manual_seed(seed)
         if write is not None:
             return write(model, **inputs, generation_config=settings)
-        return model.generate(**inputs, generation_config=settings)
+        with _own_settings_away(model):
+            return model.generate(**inputs, generation_config=settings)
+
+
+@contextmanager
+def _own_settings_away(model: Any) -> Iterator[None]:
+    """Meanwhile a model's own settings have no say, which else stand in for all that is not named: those of BART for
+    summaries ask for 56 tokens at least, and for 4 beams."""
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def kept_settings(
+    decoding: Decoding, *, pad_id: int, stop_ids: Sequence[int], start: Sequence[int] = ()
+) -> Any:
+    """transformers' GenerationConfig by which others, who have the model's folder alone, let it write as we do."""
+    settings = _settings(decoding, decoding.max_new_tokens, pad_id, stop_ids, 1)
+    if start:
+        settings.decoder_start_token_id = start[0]
+        settings.forced_bos_token_id = start[1] if len(start) > 1 else None
+    return settings
 
 
 def _settings(decoding: Decoding, most: int, pad_id: int, stop_ids: Sequence[int], num_answers: int) -> Any:
