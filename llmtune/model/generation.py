@@ -6,7 +6,7 @@ Legend: B rows, T tokens of a prompt, G tokens that are written.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
