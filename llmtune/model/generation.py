@@ -109,9 +109,9 @@ def _written(
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of settings that have no say in greedy search
         torch.manual_seed(seed)
-        if write is not None:
-            return write(model, **inputs, generation_config=settings)
         with _own_settings_away(model):
+            if write is not None:
+                return write(model, **inputs, generation_config=settings)
             return model.generate(**inputs, generation_config=settings)
 
 

@@ -9,6 +9,7 @@ Legend: B rows or sequences, T tokens, D width, N wanted positions, V words of t
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class WordModel:
     """`causal` (decoders) or `sequence` (encoder-decoders)"""
     stop_ids: tuple[int, ...] = ()
     """tokens that end what it writes, kept with it for others who let it write; none: as it has them"""
+    generation: Any = None
+    """transformers' GenerationConfig that is kept with it in the place of its own; None: its own"""
 
     def from_config(self, config: Any, *, attn_implementation: str | None = None) -> Any:
         return self._asked(language_class(self.kind).from_config(config, attn_implementation=attn_implementation))
@@ -40,6 +43,8 @@ class WordModel:
         return (self._asked(model), info) if output_loading_info else self._asked(model)
 
     def _asked(self, model: Any) -> Any:
+        if self.generation is not None:
+            model.generation_config = copy.deepcopy(self.generation)
         if self.stop_ids and getattr(model, "generation_config", None) is not None:
             model.generation_config.eos_token_id = list(self.stop_ids)
         return asked(model)

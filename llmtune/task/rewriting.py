@@ -178,7 +178,7 @@ class RewritingTask:
         from llmtune.model.word_model import WordModel
 
         assert self.model is not None
-        return WordModel(self.model.form)
+        return WordModel(self.model.form, generation=self.writing.kept())
 
     def config_values(self) -> dict[str, Any]:
         return {}

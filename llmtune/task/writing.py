@@ -72,6 +72,15 @@ class Writing:
         """Of a row's tokens those that stay free for the answer, where that is written behind what it answers to."""
         return 0 if self.start else min(self.settings.max_new_tokens, max_tokens // 2)
 
+    def kept(self) -> Any:
+        """How it writes, as a model's folder keeps it (model.generation); None before `use`."""
+        from llmtune.model.generation import Decoding, kept_settings
+
+        if not self.stop_ids:
+            return None
+        decoding = Decoding.of(self.settings)
+        return kept_settings(decoding, pad_id=self._pad_id, stop_ids=self.stop_ids, start=self.start)
+
     # ---- what is run ----
 
     def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:

@@ -110,7 +110,8 @@ def test_the_model_folder_serves_transformers_alone(run: Path, folder) -> None:
 
     copy = shutil.copytree(run / "model", folder / "copy")
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(copy), AutoTokenizer.from_pretrained(copy)
-    written = model.generate(**tokenizer("three", return_tensors="pt"), max_new_tokens=20, do_sample=False)
+    assert (model.generation_config.max_new_tokens, model.generation_config.num_beams) == (64, None)
+    written = model.generate(**tokenizer("three", return_tensors="pt"))
     assert tokenizer.decode(written[0], skip_special_tokens=True).strip() == "drei"
 
 

@@ -269,3 +269,27 @@ def test_a_row_is_shown_with_what_is_learnt_of_it() -> None:
         found = made._report()["supervised"]
         assert found["tokens"] == made.supervised
         assert 0.3 < found["share"] < 0.6
+
+
+def test_how_a_model_writes_is_kept_with_it_and_its_own_habits_have_no_say() -> None:
+    tokenizer = tokenizer_for("mbart")
+    config = config_for("mbart", tokenizer)
+    task = task_for("mbart", config, max_new_tokens=9)
+    tokens = task.encoder(tokenizer)({"source": COLUMNS["source"]}, None)
+    torch.manual_seed(0)
+    model = task.model_class().from_config(config).eval()
+    german = tokenizer.convert_tokens_to_ids("de_DE")
+    assert model.generation_config.decoder_start_token_id == german
+    asked = torch.tensor(tokens["input_ids"][:1])
+    plain_BG = model.generate(input_ids=asked)
+    assert plain_BG[0, 0] == german
+    batch = TokenTable(_arrow(tokens, None), pad_id=tokenizer.pad_token_id).batch([0], None)
+    ours = task.generate(model, batch)[0]
+    kept = model.generation_config.to_dict()
+    model.generation_config.num_beams, model.generation_config.min_length = 3, 9
+    model.generation_config.forced_bos_token_id = 7
+    assert task.generate(model, batch)[0].tolist() == ours.tolist()
+    assert model.generation_config.min_length == 9
+    assert kept["max_new_tokens"] == 9
+    written = ours[2:].astype(int).tolist()
+    assert plain_BG[0, 1 : 1 + len(written)].tolist() == written
