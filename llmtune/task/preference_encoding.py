@@ -24,6 +24,8 @@ which nothing is known"""
 GOOD, BAD = (CHOSEN, WANTED), (REJECTED, UNWANTED)
 VERDICT, OTHER = "verdict", "other"
 """columns that are put beside a row: what its label says, and an answer of another row, as JSON"""
+TRIED = 50
+"""rows that are looked at for an answer to another prompt"""
 KIND, KEY = "kind", "key"
 """numbers that the encoder tells of each sequence: what it is, and 64 bits by which it is known again"""
 
@@ -167,12 +169,12 @@ def preferences(rows: Any) -> list[Preference]:
 
 
 def mismatched(found: Sequence[Preference]) -> list[list[Message] | None]:
-    """For each row the first answer of another one that has another prompt, as KTO's zero asks for; None where all
-    have the same. Which one is drawn hangs on the number of rows alone."""
+    """For each row the first answer of another one that has another prompt, as KTO's zero asks for; None where none of
+    TRIED rows has. Which one is drawn hangs on the number of rows alone."""
     order = generator(0, "mismatched", len(found)).permutation(len(found)).tolist()
     drawn: list[list[Message] | None] = [None] * len(found)
     for place, row in enumerate(order):
-        for step in range(1, len(order)):
+        for step in range(1, min(len(order), TRIED + 1)):
             other = found[order[(place + step) % len(order)]]
             if other.prompt != found[row].prompt:
                 drawn[row] = other.answers[0]

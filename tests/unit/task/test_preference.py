@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from llmtune import cli
 from llmtune.core.errors import ConfigError, DataError, ModelError, Stopped
 from llmtune.data.feed import table_of
+from llmtune.inference.predictor import Predictor
+from llmtune.inference.run_folder import find_model, settings_of
 from llmtune.run.checkpoint import CheckpointStore
 from llmtune.run.signals import StopRequest
 from llmtune.task.preference_encoding import CHOSEN, MISMATCHED, REJECTED, UNWANTED, WANTED
@@ -190,6 +193,25 @@ def test_cutting_takes_the_oldest_turns_and_no_answer(tmp_path: Path) -> None:
     rows[3]["chosen"] = "far too long " * 30
     with pytest.raises(DataError, match=r"train\.jsonl:4: the answer is too long"):
         prepared_of("task=preference", *SMALL, *SHARES, _files(tmp_path, rows), "data.max_tokens=40")
+
+
+def test_a_trained_model_takes_answers_of_any_length_and_its_own_template(tmp_path: Path) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+                        "{% if add_generation_prompt %}assistant: {% endif %}")  # fmt: skip
+    words = ("task=preference", *SMALL, "data.max_tokens=256", f"task.template={template}", "train.max_steps=1")
+    run = tmp_path / "run"
+    assert cli.main(["train", *words, f"run.dir={run}"]) == 0
+    template.unlink()
+    place = find_model(str(run))
+    predictor = Predictor(place, settings_of(place, []))
+    long = {"prompt": ['"Where is the pool?"'], "chosen": [json.dumps("Over there. " * 400)], "rejected": ['"No."']}
+    (told,) = predictor.predict(long)
+    assert told["by"] == "logp_per_token"
+    assert 200 < told["tokens"][0] < 256
+    tokens = predictor.encode(long)
+    assert tokens["cuts"][0][0] == 256
+    assert predictor.tokenizer.decode(tokens["input_ids"][0][:4]).startswith("user:")
 
 
 def test_every_row_of_kto_has_an_answer_to_another_prompt(tmp_path: Path) -> None:
