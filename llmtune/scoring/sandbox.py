@@ -124,8 +124,11 @@ class Sandbox:
         def one(program: Program) -> Verdict | None:
             return None if should_stop() else self.run(program)
 
-        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+        pool = ThreadPoolExecutor(max(1, self.workers))
+        try:
             verdicts = dict(zip(different, pool.map(one, different)))
+        finally:  # what has not begun does not begin, where one failed or the user stops it all
+            pool.shutdown(cancel_futures=True)
         stopped = Verdict(False, "stopped", 0.0)
         return [verdicts[program] or stopped for program in programs]
 

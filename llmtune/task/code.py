@@ -165,6 +165,7 @@ class CodeTask:
                 raise ConfigError(Fault("task.metric", given, "data.columns.tests names their column", f"type {fix}"))
             if tested and self.trials.box() is None and self.trials.refusal is not None:
                 warnings.append(f"tests of {split} are not run: {self.trials.refusal}")
+                self.trials.is_told = True
         if settings.fim_share and "train" in raw.splits and not self._is_trained:
             raw.splits["train"] = fill_in.with_gaps(raw.splits["train"], settings.fim_share)
         return Labelled(self.problem_type, None, {split: [None] * len(rows) for split, rows in raw.splits.items()},

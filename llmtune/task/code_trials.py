@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class Trials:
         self.settings = settings
         self.refusal: ConfigError | None = None
         """why programs can't be run here; None: they can, or nobody has asked"""
+        self.is_told = False
+        """has the user read why?"""
         self._box: Sandbox | None = None
         self._known: dict[bytes, tuple[bool, str]] = {}
         """verdicts by program, as scores, reports and predictions ask for them in turn"""
@@ -52,6 +55,7 @@ class Trials:
         """(passed, why not) of each program; None where programs are not run. Raises ConfigError as `box` does."""
         box = self.box() if programs else None
         if box is None:
+            self._tell()
             return None
         keys = [hashlib.sha256(json.dumps(program).encode()).digest() for program in programs]
         new = {key: program for key, program in zip(keys, programs) if key not in self._known}
@@ -60,6 +64,11 @@ class Trials:
         for key, verdict in zip(new, box.run_all(list(new.values()))):
             self._known[key] = (verdict.passed, verdict.reason)
         return [self._known[key] for key in keys]
+
+    def _tell(self) -> None:
+        if self.refusal is not None and not self.is_told:
+            print(f"tests are not run: {self.refusal}", file=sys.stderr)
+            self.is_told = True
 
     def protections(self) -> dict[str, Any]:
         """What programs ran in, for the report."""

@@ -214,7 +214,9 @@ def test_nothing_written_is_no_program(contained: None) -> None:
     assert task.score(predictions_of(task, [row(tests=None)], [["  \n"]]))["syntax_rate"] == 0.0
 
 
-def test_tests_are_not_run_where_they_must_not_or_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tests_are_not_run_where_they_must_not_or_can_not_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise ConfigError(Fault("task.run_tests", "programs can't be contained"))
 
@@ -227,6 +229,7 @@ def test_tests_are_not_run_where_they_must_not_or_can_not_be(monkeypatch: pytest
         assert told["verdict"] is None
         assert told["parses"] is True
         assert "sandbox" not in task.judge(predictions, 1)
+        assert capsys.readouterr().err.count("tests are not run: task.run_tests: programs can't") == (how == "auto")
     raw = RawSplits({"train": datasets.Dataset.from_list([row()])}, {}, "")
     (warning,) = CodeTask(settings(run_tests="auto")).read_labels(raw, None, None).warnings
     assert warning.startswith("tests of train are not run: task.run_tests: programs can't be contained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,32 @@ def test_the_solutions_of_mbpp_all_pass(box: Sandbox, data_folder: Path) -> None
     tests = "data.columns.tests=[test_setup_code,test_list]"
     verdicts = canonical(box, "data=files", f"data.train={data_folder / 'mbpp' / 'mbpp.jsonl'}", tests)
     assert (len(verdicts), failures(verdicts)) == (974, [])
+
+
+FORMS = {
+    "csv": ("Aufgabe", "Lösung", "Prüfung"),
+    "json": ("item.q", "item.a.code", "meta.unit"),
+    "jsonl": ("turns.0", "turns.1", "asserts"),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_own_files_are_read_by_naming_columns_alone(form: str, tmp_path: Path) -> None:
+    rows = [(f"def plus_{n}(x):\n", f"    return x + {n}\n", [f"assert plus_{n}(1) == {n + 1}"]) for n in range(30)]
+    path = tmp_path / f"own.{form}"
+    if form == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=";")
+            writer.writerows([FORMS["csv"], *((*row[:2], json.dumps(row[2])) for row in rows)])
+    elif form == "json":
+        nested = [{"item": {"q": q, "a": {"code": a}}, "meta": {"unit": "\n".join(t)}} for q, a, t in rows]
+        path.write_text(json.dumps(nested))
+    else:
+        path.write_text("\n".join(json.dumps({"turns": row[:2], "asserts": row[2]}) for row in rows))
+    names = dict(zip(("prompt", "response", "tests"), FORMS[form]))
+    words = [f"data.columns.{role}={name}" for role, name in names.items()]
+    data = config_of("task=code", "data=files", f"data.train={path}", "data.test_share=0", *words).data
+    read = read_splits(data, CodeTask.roles, only=["train"]).splits["train"]
+    found = {(row["prompt"], json.loads(row["response"])[0], source_of(row["tests"])) for row in read}
+    assert len(found) == 27
+    assert found <= {(prompt, answer, tests[0]) for prompt, answer, tests in rows}
