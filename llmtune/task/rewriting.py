@@ -21,7 +21,7 @@ from llmtune.data.rows import RawSplits
 from llmtune.task import rewriting_results
 from llmtune.task.rewriting_rows import Model, RewritingEncoder, joined, references
 from llmtune.task.word_targets import WordTargets
-from llmtune.task.writing import FIELDS, Writing, check_writing
+from llmtune.task.writing import FIELDS, Writing, check_writing, refuse_combinations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,8 @@ class Rewriting:
                              f"type task.metric=loss, or task.generate_rows=100")  # fmt: skip
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ConfigError where no answer would have room behind its prompt."""
+        """Raises ConfigError where no answer would have room behind its prompt, and for what can't go with answers."""
+        refuse_combinations(prospect)
         room = getattr(prospect.model_config, "max_position_embeddings", None)
         if room is not None and self.max_new_tokens >= room:
             given = f"{self.max_new_tokens}, and {prospect.config.model.name} has {room} positions"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.ranges import at_least, between
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch, Loss
@@ -46,6 +47,29 @@ def check_writing(settings: Any) -> None:
     if settings.num_beams > 1 and settings.temperature:
         raise ValueError(f"num_beams: {settings.num_beams} beside temperature {settings.temperature}; beams are "
                          "searched without draws; type task.temperature=0")  # fmt: skip
+
+
+PREPENDED = ("prompt", "p_tuning")
+"""adapters whose virtual tokens stand before the inputs, where they would be put again at each token that is written"""
+OF_ONE_TEXT = ("fgm", "pgd", "freelb", "smart", "contrastive", "cosine_pairs")
+"""objectives that look at what is read as at one text"""
+
+
+def refuse_combinations(prospect: Any) -> None:
+    """ConfigError for parts that can't go with a task that writes: for its settings' `check`."""
+    config, faults = prospect.config, []
+    if config.adapter.name in PREPENDED:
+        faults.append(Fault("adapter", f"{config.adapter.name} puts tokens before what is read, and task="
+                            f"{config.task.name} writes token by token", "any other", "type adapter=lora"))  # fmt: skip
+    for name in config.objective:
+        if name == "mixup":
+            given = f"mixup mixes the answers of two rows, and those of task={config.task.name} have different lengths"
+            faults.append(Fault("objective", given, "", "leave mixup out"))
+        elif name in OF_ONE_TEXT and getattr(prospect.model_config, "is_encoder_decoder", False):
+            given = f"{name} looks at one text, and {config.model.name}'s decoder reads another than its encoder"
+            faults.append(Fault("objective", given, "a decoder alone", f"leave {name} out"))
+    if faults:
+        raise ConfigError(*faults)
 
 
 class Writing:

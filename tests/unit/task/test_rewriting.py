@@ -20,7 +20,7 @@ from llmtune.model.tokenizers import train_tokenizer
 from llmtune.model.word_model import WordModel
 from llmtune.task.rewriting import Rewriting
 from llmtune.task.rewriting_rows import joined, references
-from tests.tiny import config_of
+from tests.tiny import config_of, prepared_of
 
 TEXTS = ["The dog runs in the garden.", "Der Hund läuft im Garten.", "A small cat sleeps.",
          "Eine kleine Katze schläft.", "狗在花园里跑。", "一只小猫在睡觉。"]  # fmt: skip
@@ -293,3 +293,18 @@ def test_how_a_model_writes_is_kept_with_it_and_its_own_habits_have_no_say() -> 
     assert kept["max_new_tokens"] == 9
     written = ours[2:].astype(int).tolist()
     assert plain_BG[0, 1 : 1 + len(written)].tolist() == written
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=tiny_gpt2", "adapter=prompt"], "adapter: prompt puts tokens before what is read"),
+        (["model=tiny_gpt2", "objective=mixup"], "objective: mixup mixes the answers of two rows"),
+        (["objective=[supervised,fgm]"], "objective: fgm looks at one text"),
+        (["task.max_new_tokens=600"], "task.max_new_tokens: 600, and tiny_encoder_decoder has 512 positions"),
+    ],
+)
+def test_parts_that_cannot_go_with_writing_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        prepared_of("task=title", "data.limit=20", "hardware.device=cpu", "train.max_steps=1", *words)
+    assert said in str(error.value)
