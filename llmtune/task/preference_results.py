@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from llmtune.scoring.predictions import Chunk, Predictions
 
 TEXT_CHARS = 500
+ROUNDING = 2e-6
+"""of a log-probability: what it differs by, relatively, if its row stands in another batch"""
 
 
 class Rule(NamedTuple):
@@ -37,6 +39,11 @@ class Rule(NamedTuple):
         """(S,); NaN where the reference is asked for and not known."""
         logp_S, tokens_S, reference_S, _ = answers_S4.astype(np.float64).T
         return losses.rewards(self.loss, self.beta, logp_S, tokens_S, reference_S)
+
+    def rounding(self, answers_S4: np.ndarray) -> np.ndarray:
+        """(S,): by how much a reward may be wrong. Before training all rewards by a reference are that."""
+        noise_S = ROUNDING * np.abs(answers_S4[:, 0].astype(np.float64))
+        return losses.rewards(self.loss, self.beta, noise_S, answers_S4[:, 1].astype(np.float64), 0.0)
 
 
 def scores(predictions: Predictions, rule: Rule) -> dict[str, float]:
@@ -58,7 +65,9 @@ def _of_pairs(chosen_P4: np.ndarray, rejected_P4: np.ndarray, rule: Rule) -> dic
     given = {side: rule.rewards(answers_P4) for side, answers_P4 in sides.items()}
     margins_P = given["chosen"] - given["rejected"]
     if np.isfinite(margins_P).all():
-        found = {"reward_accuracy": _share_above(margins_P), "reward_margin": float(margins_P.mean())}
+        noise_P = rule.rounding(chosen_P4) + rule.rounding(rejected_P4)
+        clear_P = np.where(np.abs(margins_P) > noise_P, margins_P, 0.0)
+        found = {"reward_accuracy": _share_above(clear_P), "reward_margin": float(margins_P.mean())}
         found |= {f"{side}_reward": float(values_P.mean()) for side, values_P in given.items()}
     per_token = {side: answers_P4[:, 0] / answers_P4[:, 1] for side, answers_P4 in sides.items()}
     found["logp_accuracy"] = _share_above(chosen_P4[:, 0] - rejected_P4[:, 0])
@@ -75,7 +84,9 @@ def _of_judged(wanted_S4: np.ndarray, unwanted_S4: np.ndarray, rule: Rule) -> di
     both = np.concatenate(list(given.values()))
     if np.isfinite(both).all():
         is_wanted = np.repeat([1, 0], [len(values) for values in given.values()])
-        found["reward_auc"] = float(roc_auc_score(is_wanted, both)) if 0 < is_wanted.sum() < len(both) else math.nan
+        step = 4 * max(float(rule.rounding(answers_S4).max()) for answers_S4 in sides.values() if len(answers_S4))
+        told_apart = 0 < is_wanted.sum() < len(both)
+        found["reward_auc"] = float(roc_auc_score(is_wanted, np.round(both / step))) if told_apart else math.nan
         found |= {f"{side}_reward": float(values.mean()) for side, values in given.items() if len(values)}
     return found | _means({side: answers_S4 for side, answers_S4 in sides.items() if len(answers_S4)})
 

@@ -64,6 +64,7 @@ def test_before_the_first_step_the_model_is_its_own_reference(tmp_path: Path) ->
         found = _scores(trainer)
         rewards = [value for name, value in found.items() if name.endswith("_reward")]
         assert rewards == pytest.approx([0, 0], abs=1e-4)
+        assert found.get("reward_accuracy", found.get("reward_auc")) == 0.5  # what is left is rounding
         assert found["loss"] == pytest.approx(np.log(2) if "reward_margin" in found else 0.5, abs=1e-4)
 
 
