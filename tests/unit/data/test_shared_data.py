@@ -76,3 +76,25 @@ def test_public_data_set(read, name):
 def test_columns_that_can_not_be_told_are_shown_with_what_to_type(read):
     with pytest.raises(DataError, match=r"name them: data.columns.text=0 data.columns.label=1"):
         read(train=str(ROOT / "goemotions" / "dev.tsv"))
+
+
+def test_parallel_files_of_multi30k(read) -> None:
+    from llmtune.data.roles import SOURCE, TARGET
+    from llmtune.task.rewriting_rows import joined, references
+
+    folder = ROOT / "multi30k_en_de"
+    raw = read((SOURCE, TARGET), validation=f"{folder}/val.{{en,de}}.gz", only=["validation"])
+    rows = raw.splits["validation"]
+    assert len(rows) == 1014
+    assert joined(rows["source"][0]) == "A group of men are loading cotton onto a truck"
+    assert references(rows[TARGET.kept][0]) == ["Eine Gruppe von Männern lädt Baumwolle auf einen Lastwagen"]
+
+
+def test_several_summaries_of_scitldr(read) -> None:
+    from llmtune.data.roles import SOURCE, TARGET
+    from llmtune.task.rewriting_rows import references
+
+    raw = read((SOURCE, TARGET), test=str(ROOT / "scitldr" / "test.jsonl"), only=["test"])
+    rows = raw.splits["test"]
+    assert len(rows) == 618
+    assert {len(references(kept)) for kept in rows[TARGET.kept][:]} == {2, 3, 4}
