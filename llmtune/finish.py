@@ -198,8 +198,8 @@ def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any
         base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
     task = prepared.task
     if hasattr(task, "probe_sounds"):
-        rows = _few_rows(prepared.splits)
-        return verify.probe_sounds(model, task.hearing.extractor, *task.probe_sounds(rows), base)
+        sounds, start = task.probe_sounds(_few_rows(prepared.splits))
+        return verify.probe_sounds(model, task.hearing.extractor, sounds, start, base)
     texts = _few_texts(prepared.splits, task)
     return verify.probe(model, prepared.tokenizer, *texts, prepared.max_tokens, base)
 

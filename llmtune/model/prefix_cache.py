@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import nn
 
+from llmtune.data.blocks import BlockTable
 from llmtune.data.feed import TokenTable
 from llmtune.hardware.machine import Machine
 from llmtune.model.layers import EMBEDDINGS, FINAL, LayerMap
@@ -83,7 +84,7 @@ class PrefixCache:
     num_steps: int
     steps_per_epoch: int
     say: Callable[[str], None]
-    tables: dict[str, TokenTable]
+    tables: dict[str, TokenTable | BlockTable]
     """by split"""
     depth: int | None = None
     stores: dict[str, RowStore] = field(default_factory=dict)
@@ -104,7 +105,7 @@ class PrefixCache:
             self._open(depth, pays=self.plan.pays(passes))
         self.depth = depth
 
-    def add(self, split: str, table: TokenTable) -> None:
+    def add(self, split: str, table: TokenTable | BlockTable) -> None:
         """Serve another table of rows, if the cache is on at all."""
         self.tables[split] = table
         if self.stores:
@@ -139,7 +140,7 @@ class PrefixCache:
         }  # fmt: skip
         self._serve(self._prefix, self.tables, pays=pays)
 
-    def _serve(self, prefix: Prefix, tables: Mapping[str, TokenTable], *, pays: bool) -> None:
+    def _serve(self, prefix: Prefix, tables: Mapping[str, TokenTable | BlockTable], *, pays: bool) -> None:
         for split, table in tables.items():
             store = self._store(prefix, {**self._key, "split": split}, table.lengths, pays)
             if store is None:

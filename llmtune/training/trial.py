@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -92,9 +93,10 @@ def _evaluate_once(composite: Composite, feed: EvaluationFeed, machine: Machine)
     if batch is not None:
         with machine.inference():
             view = batch.to(machine.device).views["clean"]
-            writes = getattr(composite.model.config, "is_encoder_decoder", False) and composite.model.can_generate()
+            model: Any = composite.model
+            writes = getattr(model.config, "is_encoder_decoder", False) and model.can_generate()
             cut_later = writes and "decoder_input_ids" not in view  # a text that a task will cut in two itself
-            composite.model(**{**view, "decoder_input_ids": view["input_ids"]} if cut_later else view)
+            model(**{**view, "decoder_input_ids": view["input_ids"]} if cut_later else view)
 
 
 def _clean(composite: Composite, optimizer: torch.optim.Optimizer) -> None:

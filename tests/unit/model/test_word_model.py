@@ -57,7 +57,8 @@ def test_a_decoder_beside_an_encoder_has_the_loss_of_transformers_own_labels(fam
     ids_BT, mask_BT = torch.tensor([[9, 8, 7, 2], [9, 2, 1, 1]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     theirs = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT).loss
     start = model.config.decoder_start_token_id if family != "mbart" else None
-    given_BT = torch.tensor([[start, 5, 6], [start, 7, 0]]) if start is not None else torch.tensor([[2, 5, 6], [2, 7, 1]])
+    first = 2 if start is None else start
+    given_BT = torch.tensor([[first, 5, 6], [first, 7, 1]])
     ours_NV = model(
         input_ids=ids_BT, attention_mask=mask_BT, decoder_input_ids=given_BT, wanted=(labels_BT >= 0).long()
     ).logits
@@ -72,7 +73,8 @@ def test_a_loss_in_pieces_is_the_loss(monkeypatch):
     batch = Batch(row_ids=[0, 1, 2], views={"clean": view}, targets={"label": label_N})
     trunk = Trunk(model)
     assert word_model.loss_of_words(trunk, batch, label_N, 0.1) is None
-    whole = torch.nn.functional.cross_entropy(trunk.logits("clean", batch), label_N, reduction="sum", label_smoothing=0.1)
+    logits_NV = trunk.logits("clean", batch)
+    whole = torch.nn.functional.cross_entropy(logits_NV, label_N, reduction="sum", label_smoothing=0.1)
     whole.backward()
     gradient = model.transformer.wte.weight.grad.clone()
     model.zero_grad()
