@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_primary_config():
 def test_good_value_is_a_shipped_one():
     assert good_value("optimizer.betas", [3]) == [0.9, 0.999]
     assert good_value("train.keep", 0) == 1
-    assert good_value("model.tokenizer.kind", "foo") == "wordpiece"
+    assert good_value("model.tokenizer.kind", "foo") == "bpe"
     assert good_value("no.such.key", 7) == 7
 
 
