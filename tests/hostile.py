@@ -215,8 +215,7 @@ def attack(sandbox: Any, walls: Any) -> list[str]:
     """What went wrong when all programs above ran within `walls`; `sandbox` is the module."""
     os.environ["HOSTILE"] = "SECRET-MARK"
     limits = sandbox.Limits(seconds=1.0, memory_bytes=512 << 20)
-    before = set(os.listdir(tempfile.gettempdir()))
-    with outside() as (fill, broken):
+    with outside() as (fill, broken), own_temporary_folder() as (folder, left):
         programs = {name: (fill(source), ESCAPED, False) for name, source in PROGRAMS.items()}
         programs |= {f"wrong: {name}": (source + WRONG, TEST, False) for name, source in WRONG_ANSWERS.items()}
         programs |= {f"right: {name}": (source + RIGHT, TEST, True) for name, source in RIGHT_ANSWERS.items()}
@@ -231,10 +230,21 @@ def attack(sandbox: Any, walls: Any) -> list[str]:
 
         with ThreadPoolExecutor(4) as pool:
             found = functools.reduce(operator.iadd, pool.map(faults, programs), [])
-        found += broken()
-    found += [f"still running: {process}" for process in running()]
-    left = [name for name in set(os.listdir(tempfile.gettempdir())) - before if name.startswith("llmtune-program-")]
-    return found + [f"left behind: {name}" for name in left]
+        found += broken() + left()
+    return found + [f"still running: {process}" for process in running(folder)]
+
+
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[Any]:
+    """Other processes use the machine's own too. (its name, what is left in it)"""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        tempfile.tempdir = folder
+        try:
+            yield folder, lambda: [f"left behind: {name}" for name in os.listdir(folder)]
+        finally:
+            tempfile.tempdir = before
 
 
 @contextlib.contextmanager
@@ -281,13 +291,14 @@ def outside() -> Iterator[tuple[Any, Any]]:
         yield fill, broken
 
 
-def running() -> list[str]:
-    """Processes of sandboxes, after a while."""
+def running(folder: str) -> list[str]:
+    """Processes of sandboxes whose temporary folder is in this one, after a while."""
     for _ in range(20):
         found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                if b"sandbox_child.py" in entry.read_bytes() and entry.stat().st_uid != 0:
+                words = entry.read_bytes()
+                if b"sandbox_child.py" in words and folder.encode() in words:
                     found.append(entry.parent.name)
         if not found:
             break

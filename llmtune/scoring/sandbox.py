@@ -143,7 +143,7 @@ def run_within(walls: Walls, limits: Limits, program: Program) -> dict[str, Any]
             **program._asdict(), "program": program.source,
         }  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-s", "-S", str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-s", "-S", str(CHILD), folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env=_environment(), cwd=folder, start_new_session=True, close_fds=True,
         )  # fmt: skip
         try:

@@ -175,19 +175,22 @@ def test_nothing_more_is_run_once_asked_to_stop(box: Sandbox) -> None:
     assert [one.reason for one in box.run_all([Program(ADD, "")] * 2, lambda: True)] == ["stopped", "stopped"]
 
 
-def test_programs_die_with_the_llmtune_that_started_them(box: Sandbox) -> None:
+def test_programs_die_with_the_llmtune_that_started_them(box: Sandbox, tmp_path: Path) -> None:
     code = (
         "from llmtune.scoring.sandbox import *\nbox = Sandbox(Limits(seconds=20.0))\nprint('on', flush=True)\n"
         "box.run(Program('import time\\ntime.sleep(19)', ''))"
     )
-    outer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    outer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, env=environment)
     assert outer.stdout
     assert outer.stdout.readline() == b"on\n"
+    while not any(tmp_path.iterdir()):
+        time.sleep(0.1)
     time.sleep(1.0)
     outer.send_signal(signal.SIGKILL)
     outer.wait()
     outer.stdout.close()
-    assert hostile.running() == []
+    assert hostile.running(str(tmp_path)) == []
 
 
 def test_the_protections_are_told(box: Sandbox) -> None:
