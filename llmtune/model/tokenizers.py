@@ -100,8 +100,9 @@ def _train(
         if "contain all chars" not in str(error):
             raise
         given = f"{settings.vocab_size}, and the texts have more different characters"
-        raise ConfigError(Fault("model.tokenizer.vocab_size", given, "a piece for each of them and room for longer ones",
-                                f"type model.tokenizer.vocab_size={4 * settings.vocab_size}")) from error  # fmt: skip
+        fix = f"type model.tokenizer.vocab_size={4 * settings.vocab_size}"
+        allowed = "a piece for each of them, and room for longer ones"
+        raise ConfigError(Fault("model.tokenizer.vocab_size", given, allowed, fix)) from error
 
 
 def _settled(tokenizer: Tokenizer, tokens: dict[str, str]) -> Tokenizer:
@@ -120,7 +121,8 @@ def _settled(tokenizer: Tokenizer, tokens: dict[str, str]) -> Tokenizer:
         level = (score - lowest) / PENALTY
         if len(piece) == 1 and abs(level - round(level)) < NEAR:
             levels.setdefault(round(level), []).append(piece)
-    without = {piece for level in itertools.takewhile(levels.__contains__, itertools.count()) for piece in levels[level]}
+    filled = itertools.takewhile(levels.__contains__, itertools.count())
+    without = {piece for level in filled for piece in levels[level]}
     settled = [(piece, round(lowest if piece in without else score, DIGITS)) for piece, score in pieces]
     settled.sort(key=lambda entry: (-entry[1], entry[0]))
     first = [[piece, score] for piece, score in plain["model"]["vocab"] if piece in special]
