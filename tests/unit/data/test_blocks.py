@@ -230,3 +230,12 @@ def test_a_long_document_comes_in_pieces_and_is_one(tmp_path: Path, settings: Da
     assert max(len(piece.text) for piece in pieces) <= 100_000
     _, encoded = read(settings, tokenizer, "file", most=1000)
     assert told(tokenizer, encoded) == text + "|"
+
+
+def test_where_documents_begin_inside_of_blocks(settings: DataSettings, tokenizer: Any) -> None:
+    _, encoded = read(settings, tokenizer, most=12)
+    table = table_of(encoded.splits["train"], tokenizer, None)
+    for row in range(len(table)):
+        ids = table.ids(row)
+        behind_ends = np.flatnonzero(ids[:-1] == tokenizer.eos_token_id) + 1
+        assert table.documents(row).tolist() == behind_ends.tolist()
