@@ -8,14 +8,13 @@ Legend: N tokens that are to be written, V words of the vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, DataError, Fault, ModelError
+from llmtune.core.errors import ConfigError, DataError, Fault
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import at_least, between, one_of, positive
-from llmtune.core.types import Batch, Loss
 from llmtune.data import fill_in
 from llmtune.data.labels import Labelled
 from llmtune.data.programs import FILL, tests_of
@@ -25,15 +24,12 @@ from llmtune.task import code_results
 from llmtune.task.code_rows import CodeEncoder, check_template
 from llmtune.task.code_trials import Trials
 from llmtune.task.word_targets import WordTargets
-from llmtune.task.writing import FIELDS, Writing, check_writing
+from llmtune.task.writing import FIELDS, TOKEN_METRICS, Writing, check_writer, check_writing
+from llmtune.task.writing_task import WritingTask, refuse_other_than_decoders
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llmtune.scoring.predictions import Chunk, Predictions
 
-TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
-"""of known answers, whatever the model would write itself"""
 TESTING = ("stop", "num_samples", "pass_at", "run_tests", "sandbox", "test_seconds", "test_memory_mb", "test_workers")
 GUESSES = {"prompt": ("text", "description", "docstring"), "response": ("canonical_solution", "code", "solution")}
 
@@ -98,10 +94,7 @@ class Code:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where no program has room, or where tokens are new and nothing could learn them."""
-        room = getattr(prospect.model_config, "max_position_embeddings", None)
-        if room is not None and self.max_new_tokens >= room:
-            given = f"{self.max_new_tokens}, and {prospect.config.model.name} has {room} positions"
-            raise ConfigError(Fault("task.max_new_tokens", given, "less", f"type task.max_new_tokens={room // 2}"))
+        check_writer(self, prospect)
         known = prospect.model_config.vocab_size if prospect.config.model.path is not None else len(prospect.tokenizer)
         if len(prospect.tokenizer) > known and prospect.config.adapter.name != "none":
             raise ConfigError(
@@ -114,7 +107,7 @@ class Code:
         return CodeTask(self)
 
 
-class CodeTask:
+class CodeTask(WritingTask):
     """Rows ask for programs. What is kept of each: how its known answer was foreseen, and those that were written."""
 
     roles = (
@@ -124,8 +117,6 @@ class CodeTask:
         replace(ENTRY_POINT, sparse=True),
     )
     problem_type = "code"
-    labels = None
-    num_outputs = 0
     fits = "decoders (GPT-2, Llama, Qwen, StarCoder, ...)"
     changeable = (*FIELDS, *TESTING)
 
@@ -173,13 +164,7 @@ class CodeTask:
 
     def meet_model(self, config: Any) -> None:
         """Raises ModelError for a model that is no decoder."""
-        from llmtune.model.language_head import language_kind
-
-        if language_kind(config) != "causal":
-            raise ModelError(
-                Fault("model", f"{config.model_type} models don't go on from a text", f"task={self.settings.name} "
-                      f"trains {self.fits}", "type model=tiny_gpt2, or model=pretrained model.path=DIR")
-            )  # fmt: skip
+        refuse_other_than_decoders(config, self.settings.name, self.fits)
 
     @property
     def new_tokens(self) -> tuple[str, ...]:
@@ -222,37 +207,7 @@ class CodeTask:
     def config_values(self) -> dict[str, Any]:
         return {}
 
-    def collate_targets(self, targets: Sequence[Any] | None, cuts: Any = None) -> dict[str, Any]:
-        return self.words.collate_targets(targets, cuts)
-
-    def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
-        self.words.set_loss(options, targets)
-
-    def count(self, targets: Mapping[str, Any], share_B: Any = None) -> float:
-        return self.words.count(targets, share_B)
-
-    def loss(self, logits_NV: Any, targets: Mapping[str, Any], share_B: Any = None) -> Loss:
-        return self.words.loss(logits_NV, targets, share_B)
-
-    def loss_in_pieces(self, trunk: Any, batch: Batch) -> Loss | None:
-        return self.words.loss_in_pieces(trunk, batch)
-
-    def divergence(self, first_NV: Any, second_NV: Any, targets: Mapping[str, Any]) -> Loss:
-        return self.words.divergence(first_NV, second_NV, targets)
-
     # ---- results ----
-
-    def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:
-        return self.writing.examine(model, batch)
-
-    def generated_rows(self, num_rows: int, thorough: bool) -> Sequence[int]:
-        return self.writing.generated_rows(num_rows, thorough)
-
-    def generate(self, model: Any, batch: Batch) -> list[np.ndarray]:
-        return self.writing.generate(model, batch)
-
-    def room(self, max_tokens: int) -> int:
-        return self.writing.room(max_tokens)
 
     def written(self, chunk: Chunk) -> list[list[tuple[str, bool]] | None]:
         """For each row the texts that were written, and whether their ends were cut off; None where none were."""
@@ -274,9 +229,6 @@ class CodeTask:
     def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
         """For each row the program that was written and what its tests say; None where nothing was."""
         return code_results.decoded(self, chunk)
-
-    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
-        return [decoded[name] for name in self.table_names]
 
     def to_json(self) -> dict[str, Any]:
         return {}

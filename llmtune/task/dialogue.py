@@ -5,14 +5,13 @@ Legend: N tokens that are to be written, V words of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, Fault, ModelError
+from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
-from llmtune.core.types import Batch, Loss
 from llmtune.data.chat_template import ChatTemplate, new_tokens, own_words, template_text
 from llmtune.data.conversation import INPUT, MESSAGES, PROMPT, RESPONSE, SYSTEM, TOOLS, conversation_of
 from llmtune.data.labels import Labelled
@@ -20,15 +19,12 @@ from llmtune.data.rows import RawSplits
 from llmtune.task import dialogue_results
 from llmtune.task.dialogue_rows import DialogueEncoder, conversations, look_through
 from llmtune.task.word_targets import WordTargets
-from llmtune.task.writing import FIELDS, Writing, check_writing
+from llmtune.task.writing import TOKEN_METRICS, Writing, check_writer, check_writing
+from llmtune.task.writing_task import WritingTask, refuse_other_than_decoders
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llmtune.scoring.predictions import Chunk, Predictions
 
-TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
-"""of the known answers, whatever the model would write itself"""
 OFTEN = 20
 """so many times a tokenizer that is trained for it sees the template's words"""
 
@@ -66,10 +62,7 @@ class Dialogue:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where no answer has room, or where tokens are new and nothing could learn them."""
-        room = getattr(prospect.model_config, "max_position_embeddings", None)
-        if room is not None and self.max_new_tokens >= room:
-            given = f"{self.max_new_tokens}, and {prospect.config.model.name} has {room} positions"
-            raise ConfigError(Fault("task.max_new_tokens", given, "less", f"type task.max_new_tokens={room // 2}"))
+        check_writer(self, prospect)
         known = prospect.model_config.vocab_size if prospect.config.model.path is not None else len(prospect.tokenizer)
         if len(prospect.tokenizer) > known and prospect.config.adapter.name != "none":
             count = len(prospect.tokenizer) - known
@@ -83,15 +76,12 @@ class Dialogue:
         return DialogueTask(self)
 
 
-class DialogueTask:
+class DialogueTask(WritingTask):
     """Rows are dialogues. What is kept of each: how its answers were foreseen, and the one that was written."""
 
     roles = (MESSAGES, PROMPT, RESPONSE, INPUT, SYSTEM, TOOLS)
     problem_type = "dialogue"
-    labels = None
-    num_outputs = 0
     fits = "decoders (GPT-2, Llama, Qwen, Mistral, Gemma, ...)"
-    changeable = FIELDS
 
     def __init__(self, settings: Dialogue):
         self.settings = settings
@@ -123,13 +113,7 @@ class DialogueTask:
 
     def meet_model(self, config: Any) -> None:
         """Raises ModelError for a model that is no decoder."""
-        from llmtune.model.language_head import language_kind
-
-        if language_kind(config) != "causal":
-            raise ModelError(
-                Fault("model", f"{config.model_type} models don't go on from a text", f"task={self.settings.name} "
-                      f"trains {self.fits}", "type model=tiny_gpt2, or model=pretrained model.path=DIR")
-            )  # fmt: skip
+        refuse_other_than_decoders(config, self.settings.name, self.fits)
 
     def new_tokens(self, tokenizer: Any) -> tuple[str, ...]:
         """Special tokens of the template."""
@@ -176,37 +160,7 @@ class DialogueTask:
     def config_values(self) -> dict[str, Any]:
         return {"eos_token_id": self.writing.stop_ids} if self.writing.stop_ids else {}
 
-    def collate_targets(self, targets: Sequence[Any] | None, cuts: Any = None) -> dict[str, Any]:
-        return self.words.collate_targets(targets, cuts)
-
-    def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
-        self.words.set_loss(options, targets)
-
-    def count(self, targets: Mapping[str, Any], share_B: Any = None) -> float:
-        return self.words.count(targets, share_B)
-
-    def loss(self, logits_NV: Any, targets: Mapping[str, Any], share_B: Any = None) -> Loss:
-        return self.words.loss(logits_NV, targets, share_B)
-
-    def loss_in_pieces(self, trunk: Any, batch: Batch) -> Loss | None:
-        return self.words.loss_in_pieces(trunk, batch)
-
-    def divergence(self, first_NV: Any, second_NV: Any, targets: Mapping[str, Any]) -> Loss:
-        return self.words.divergence(first_NV, second_NV, targets)
-
     # ---- results ----
-
-    def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:
-        return self.writing.examine(model, batch)
-
-    def generated_rows(self, num_rows: int, thorough: bool) -> Sequence[int]:
-        return self.writing.generated_rows(num_rows, thorough)
-
-    def generate(self, model: Any, batch: Batch) -> list[np.ndarray]:
-        return self.writing.generate(model, batch)
-
-    def room(self, max_tokens: int) -> int:
-        return self.writing.room(max_tokens)
 
     def written(self, chunk: Chunk) -> list[tuple[str, bool] | None]:
         """For each row the text of its answer and whether its end was cut off; None where none was written.
@@ -236,9 +190,6 @@ class DialogueTask:
     def decode(self, chunk: Chunk) -> list[dict[str, Any]]:
         """For each row the turn that was written, and the whole dialogue with it; None where nothing was."""
         return dialogue_results.decoded(self, chunk)
-
-    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
-        return [decoded[name] for name in self.table_names]
 
     def to_json(self) -> dict[str, Any]:
         return {"template": None if self.template is None else self.template.text}

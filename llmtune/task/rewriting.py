@@ -7,29 +7,25 @@ Legend: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, Fault, ModelError
+from llmtune.core.errors import Fault, ModelError
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import at_least, one_of
-from llmtune.core.types import Batch, Loss
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import SOURCE, TARGET
 from llmtune.data.rows import RawSplits
 from llmtune.task import rewriting_results
 from llmtune.task.rewriting_rows import Model, RewritingEncoder, joined, references
 from llmtune.task.word_targets import WordTargets
-from llmtune.task.writing import FIELDS, Writing, check_writing, refuse_combinations
+from llmtune.task.writing import TOKEN_METRICS, Writing, check_writer, check_writing
+from llmtune.task.writing_task import WritingTask
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from llmtune.scoring.predictions import Chunk, Predictions
 
-TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
-"""of the known texts, whatever the model would write itself"""
 SHIFTED_BY_TARGET = ("mbart",)
 """families whose decoder begins with the last token of what is to be written"""
 
@@ -77,25 +73,18 @@ class Rewriting:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where no answer would have room behind its prompt, and for what can't go with answers."""
-        refuse_combinations(prospect)
-        room = getattr(prospect.model_config, "max_position_embeddings", None)
-        if room is not None and self.max_new_tokens >= room:
-            given = f"{self.max_new_tokens}, and {prospect.config.model.name} has {room} positions"
-            raise ConfigError(Fault("task.max_new_tokens", given, "less", f"type task.max_new_tokens={room // 2}"))
+        check_writer(self, prospect)
 
     def build(self) -> RewritingTask:
         return RewritingTask(self)
 
 
-class RewritingTask:
+class RewritingTask(WritingTask):
     """Rows are pairs of texts. What is kept of each row: how its known text was foreseen, and the one written."""
 
     roles = (SOURCE, replace(TARGET, required=True))
     problem_type = "rewriting"
-    labels = None
-    num_outputs = 0
     fits = "encoder-decoders (T5, BART, Marian, mBART, ...) and decoders (GPT-2, Llama, Qwen, ...)"
-    changeable = FIELDS
 
     def __init__(self, settings: Rewriting):
         from llmtune.scoring.writing import METRICS
@@ -184,37 +173,7 @@ class RewritingTask:
     def config_values(self) -> dict[str, Any]:
         return {}
 
-    def collate_targets(self, targets: Sequence[Any] | None, cuts: Any = None) -> dict[str, Any]:
-        return self.words.collate_targets(targets, cuts)
-
-    def set_loss(self, options: Any, targets: Sequence[Any]) -> None:
-        self.words.set_loss(options, targets)
-
-    def count(self, targets: Mapping[str, Any], share_B: Any = None) -> float:
-        return self.words.count(targets, share_B)
-
-    def loss(self, logits_NV: Any, targets: Mapping[str, Any], share_B: Any = None) -> Loss:
-        return self.words.loss(logits_NV, targets, share_B)
-
-    def loss_in_pieces(self, trunk: Any, batch: Batch) -> Loss | None:
-        return self.words.loss_in_pieces(trunk, batch)
-
-    def divergence(self, first_NV: Any, second_NV: Any, targets: Mapping[str, Any]) -> Loss:
-        return self.words.divergence(first_NV, second_NV, targets)
-
     # ---- results ----
-
-    def examine(self, model: Any, batch: Batch) -> tuple[list[np.ndarray], Loss]:
-        return self.writing.examine(model, batch)
-
-    def generated_rows(self, num_rows: int, thorough: bool) -> Sequence[int]:
-        return self.writing.generated_rows(num_rows, thorough)
-
-    def generate(self, model: Any, batch: Batch) -> list[np.ndarray]:
-        return self.writing.generate(model, batch)
-
-    def room(self, max_tokens: int) -> int:
-        return self.writing.room(max_tokens)
 
     def written(self, chunk: Chunk) -> list[tuple[str, bool] | None]:
         """For each row its text and whether its end was cut off; None where none was written."""
@@ -240,9 +199,6 @@ class RewritingTask:
         """For each row what was written, and whether it was cut off; None where nothing was."""
         told = [(None, None) if one is None else one for one in self.written(chunk)]
         return [dict(zip(self.fields, one)) for one in told]
-
-    def table(self, decoded: Mapping[str, Any]) -> list[Any]:
-        return [decoded[field] for field in self.fields]
 
     def to_json(self) -> dict[str, Any]:
         return {"model": None if self.model is None else self.model._asdict()}

@@ -27,6 +27,8 @@ FIELDS = (
     "length_penalty",
 )  # fmt: skip
 """settings of a task that say how it writes; they may be changed whenever a trained model is used"""
+TOKEN_METRICS = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
+"""of the known answers, whatever the model would write itself"""
 SUMS = 3
 PIECE = 2**25
 """scores of words (N x V) that are made at once"""
@@ -55,9 +57,14 @@ OF_ONE_TEXT = ("fgm", "pgd", "freelb", "smart", "contrastive", "cosine_pairs")
 """objectives that look at what is read as at one text"""
 
 
-def refuse_combinations(prospect: Any) -> None:
-    """ConfigError for parts that can't go with a task that writes: for its settings' `check`."""
+def check_writer(settings: Any, prospect: Any) -> None:
+    """ConfigError for parts that can't go with a task that writes, and where no answer has room: for its settings'
+    `check`."""
     config, faults = prospect.config, []
+    room = getattr(prospect.model_config, "max_position_embeddings", None)
+    if room is not None and settings.max_new_tokens >= room:
+        given = f"{settings.max_new_tokens}, and {config.model.name} has {room} positions"
+        faults.append(Fault("task.max_new_tokens", given, "less", f"type task.max_new_tokens={room // 2}"))
     if config.adapter.name in PREPENDED:
         faults.append(Fault("adapter", f"{config.adapter.name} puts tokens before what is read, and task="
                             f"{config.task.name} writes token by token", "any other", "type adapter=lora"))  # fmt: skip
