@@ -39,6 +39,9 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
     kept = _load_best(trainer, run)
     scores = kept["scores"] if kept else None
     test = validation = None
+    if scores is not None and _validated(trainer).is_sampled:  # it was of some rows: enough to choose the best step
+        validation = _validation(trainer)
+        scores = validation.scores
     # what is tuned on validation, before test is looked at
     if scores is not None and hasattr(task, "settle") and task.settle(scores):
         validation = _validation(trainer)
@@ -121,15 +124,22 @@ def _kept_step(state: Any) -> int:
 
 
 def _validation(trainer: Any) -> Any:
-    """The newest evaluation if it is that of the kept weights; else the rows, if any, are scored again."""
+    """The newest evaluation if it is that of the kept weights, and of all rows; else the rows, if any, are scored
+    again."""
     if trainer.validation is None:
         return None
-    if trainer.evaluation is not None and trainer.state.evaluated_step == _kept_step(trainer.state):
+    rows = _validated(trainer)
+    is_kept = trainer.evaluation is not None and trainer.state.evaluated_step == _kept_step(trainer.state)
+    if is_kept and not rows.is_sampled:
         return trainer.evaluation
+    return _evaluated(trainer, rows, trainer.composite.trunk.evaluated)
+
+
+def _validated(trainer: Any) -> Any:
+    """The rows of validation with model and task."""
     from llmtune.training.evaluation import Scored
 
-    composite = trainer.composite
-    return _evaluated(trainer, Scored(composite.model, trainer.validation, trainer.task), composite.trunk.evaluated)
+    return Scored(trainer.composite.model, trainer.validation, trainer.task)
 
 
 def _evaluated(trainer: Any, one: Any, forward: Any = None) -> Any:

@@ -217,6 +217,8 @@ class EvaluationFeed:
     world: int = 1
     rows: Rows | None = None
     """those that are asked for; None: all"""
+    first_row: int = 0
+    """number of the table's first row among all rows that are looked at, a table at a time"""
 
     def __iter__(self) -> Iterator[Batch | None]:
         """This rank's batches; None where other ranks have one more, so that all take the same number of turns."""
@@ -224,7 +226,12 @@ class EvaluationFeed:
         batches = [rows[batch] for batch in evaluation_batches(self.table.costs[rows], max_tokens=self.max_tokens)]
         for turn in range(0, len(batches), self.world):
             mine = turn + self.rank
-            yield self.table.batch(batches[mine], self.collate_targets) if mine < len(batches) else None
+            yield self._batch(batches[mine]) if mine < len(batches) else None
+
+    def _batch(self, rows: Rows) -> Batch:
+        batch = self.table.batch(rows, self.collate_targets)
+        batch.row_ids = [self.first_row + row for row in batch.row_ids]
+        return batch
 
     def worst(self) -> Batch | None:
         """The largest batch, without targets; None where there are no rows."""

@@ -25,7 +25,7 @@ def scores_beside(
     """
     validation, test = dict(kept or {}), {}
     for feed, one in trainer.beside.items():
-        if feed not in validation:
+        if feed not in validation or one.is_sampled:
             validation[feed] = evaluated(one).scores
         # what is tuned on validation, before test is looked at
         if hasattr(one.task, "settle") and one.task.settle(validation[feed]):

@@ -63,6 +63,8 @@ class Predictor:
         if long:
             over = {role: [column[row] for row in long] for role, column in columns.items()}
             cut = self._encode(over, most)
+            if "wanted" in cut and "wanted" not in tokens:  # all of these have answers, not all of the others
+                cut["input_ids"] = [ids[:asked] for ids, (asked,) in zip(cut["input_ids"], cut["asked"])]
             for name, rows in tokens.items():
                 for place, row in enumerate(long):
                     rows[row] = cut[name][place]
@@ -107,8 +109,8 @@ class Predictor:
                 own = targets[start:stop]
             table = table_of(_arrow(tokens, own), self.tokenizer, self.task)
             scored = self.task.collate_targets if own is not None else None
-            feed = EvaluationFeed(table, scored, self.batch_tokens)
-            part = predict(self.model, feed, self.machine, outcomes, task=self.task, first_row=start)
+            feed = EvaluationFeed(table, scored, self.batch_tokens, first_row=start)
+            part = predict(self.model, feed, self.machine, outcomes, task=self.task)
             assert part is not None  # nobody asks for a stop here
             loss.total, loss.count = loss.total + part.total, loss.count + part.count
         return Predictions(rows, outcomes, made if has_made else targets), loss

@@ -37,6 +37,9 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self._starts_N)
 
+    def __contains__(self, row: int) -> bool:
+        return bool(self._starts_N[row] >= 0)
+
     def put(self, rows: Sequence[int], arrays: Sequence[np.ndarray]) -> None:
         """Keep the arrays of these rows. Raises LlmtuneError where the disk takes no more."""
         for row, array in zip(rows, arrays, strict=True):
@@ -125,7 +128,7 @@ class Predictions:
 
     def _targets_of(self, places: list[int]) -> list[Any] | None:
         if isinstance(self._targets, Outcomes):
-            return [_as_written(self._targets.get(row)) for row in places]
+            return [_as_written(self._targets.get(row)) if row in self._targets else None for row in places]
         if self._targets is not None:
             return [self._targets[row] for row in places]
         return None if self._own is None else self._own[places]["target"]

@@ -43,6 +43,13 @@ class Scored:
     task: Any
 
 
+    @property
+    def is_sampled(self) -> bool:
+        """Are fewer rows answered in words while training than there are?"""
+        count = len(self.feed.table)
+        return hasattr(self.task, "generate") and len(self.task.generated_rows(count, False)) < count
+
+
 @dataclass
 class LossSum:
     """A loss over many batches."""
@@ -62,8 +69,7 @@ class LossSum:
 
 def predict(
     model: nn.Module, feed: EvaluationFeed, machine: Machine, outcomes: Outcomes, *, task: Any = None,
-    first_row: int = 0, should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None,
-    thorough: bool = True,
+    should_stop: Callable[[], bool] = lambda: False, forward: Forward | None = None, thorough: bool = True,
 ) -> LossSum | None:  # fmt: skip
     """Put what the model makes of all rows of `feed` into `outcomes`, on every process; their loss, if `task` is given.
     Where a task has answers in words, they are written in a second pass, and stand behind what the first one gave.
@@ -71,7 +77,6 @@ def predict(
     None if a stop was asked for. The model is left in the mode (train or eval) it was in.
 
     Args:
-        first_row: number of the feed's first row in `outcomes`.
         forward: the model's logits of a batch's clean view by another way, such as the trunk's, which has a prefix
             cache.
         thorough: are all rows to be answered in words, or as many as the task takes for a look at it in training?
@@ -84,7 +89,7 @@ def predict(
         return _run(model, batch, task, forward, loss, feed.max_tokens)
 
     def second(batch: Batch) -> list[np.ndarray]:
-        before = [outcomes.get(first_row + row) for row in batch.row_ids]
+        before = [outcomes.get(row) for row in batch.row_ids]
         return [np.concatenate(parts) for parts in zip(before, task.generate(model, batch), strict=True)]
 
     passes = [(feed, first)]
@@ -93,7 +98,7 @@ def predict(
         passes += [(dataclasses.replace(feed, rows=rows), second)] if len(rows) else []
     try:
         with machine.inference():
-            done = all(_walk(rows, run, machine, outcomes, first_row, should_stop) for rows, run in passes)
+            done = all(_walk(rows, run, machine, outcomes, should_stop) for rows, run in passes)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -102,7 +107,7 @@ def predict(
 
 def _walk(
     feed: EvaluationFeed, run: Callable[[Batch], list[np.ndarray]], machine: Machine, outcomes: Outcomes,
-    first_row: int, should_stop: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> bool:  # fmt: skip
     """One pass over the rows of `feed`, what comes out kept on every process; False if a stop was asked for."""
     mine: list[Any] = []
@@ -110,7 +115,7 @@ def _walk(
         if machine.add_up([float(should_stop())])[0]:
             return False
         if batch is not None:
-            mine.append(([first_row + row for row in batch.row_ids], run(batch.to(machine.device))))
+            mine.append((batch.row_ids, run(batch.to(machine.device))))
         if turn % TURNS == TURNS - 1 or machine.world == 1:
             _share(mine, machine, outcomes)
     _share(mine, machine, outcomes)
@@ -178,5 +183,7 @@ def evaluate(
     if loss is None:
         return None
     predictions = Predictions(feed.table.dataset, outcomes)
-    scores = {**loss.named, **task.score(predictions)}
+    # by one process for all: programs of a task may be run for it, and what they say may differ
+    (own,) = machine.gather([task.score(predictions)] if machine.is_main else [])
+    scores = {**loss.named, **own}
     return Evaluation(scores, predictions, time.perf_counter() - start, int(feed.table.lengths.sum()))

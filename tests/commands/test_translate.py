@@ -22,7 +22,8 @@ from llmtune.run.signals import StopRequest
 ENGLISH = ["one", "two", "three", "four", "five", "six", "[Music]", "seven dogs"]
 GERMAN = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "[Musik]", "sieben Hunde"]
 SMALL = ["hardware=cpu", "hardware.threads=1", "offline=true", "model.architecture.d_model=64", "train.epochs=30",
-         "train.batch_rows=8", "train.order=random", "model.dropout=0", "train.eval_every=10ep"]  # fmt: skip
+         "train.batch_rows=8", "train.order=random", "model.dropout=0", "train.eval_every=10ep",
+         "task.generate_rows=3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,11 @@ def test_what_is_learnt_is_written_and_signed(run: Path) -> None:
     kept = [json.loads(line) for line in (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert kept[6]["source"] == "[Music]"
     assert (kept[6]["target"], kept[6]["predicted"]) == ("[Musik]", "[Musik]")
+
+
+def test_all_rows_of_validation_are_written_in_the_end(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    assert result["validation"] == result["test"]  # the same rows, of which training wrote three
 
 
 def test_predict_makes_the_token_ids_of_training(run: Path) -> None:

@@ -183,3 +183,8 @@ def test_a_batch_without_targets_has_none() -> None:
     arrays, loss = Answering().examine(None, batch)
     assert arrays[0].tolist() == [0, 0, 0]
     assert float(loss.count) == 0
+
+
+def test_rows_are_numbered_through_all_tables() -> None:
+    feed = EvaluationFeed(table_of_rows(rows_of(5)), None, 30, first_row=100)
+    assert sorted(row for batch in feed if batch is not None for row in batch.row_ids) == [100, 101, 102, 103, 104]
