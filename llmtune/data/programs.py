@@ -118,3 +118,16 @@ def check_tests(values: Mapping[str, str | None]) -> None:
     names = {one.name for one in ast.parse(tests).body if isinstance(one, ast.FunctionDef) and one.args.args}
     if "check" in names and entry_point is None:
         raise BadValue("the tests are a check(function), and no entry point names the function")
+    if not any(_tries(statement) for statement in ast.parse(tests).body):
+        raise BadValue("the tests assert nothing and call nothing when they are run: any program would pass them; "
+                       "an assertion, check(function), a function test_... or a class with such is looked for")
+
+
+def _tries(statement: ast.stmt) -> bool:
+    """Does something happen where tests with this statement are run?"""
+    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return statement.name == "check" or statement.name.startswith("test_")
+    if isinstance(statement, ast.ClassDef):
+        methods = [one.name for one in statement.body if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        return bool(statement.bases) or any(name.startswith("test") for name in methods)
+    return any(isinstance(one, (ast.Assert, ast.Call, ast.Raise)) for one in ast.walk(statement))

@@ -48,7 +48,7 @@ def main() -> None:
 def guarded(job: dict[str, Any]) -> dict[str, Any]:
     """Build the walls that hold for all that this process starts, start the program's own, and judge what it says."""
     sys.path.append(job["package"])
-    from llmtune.scoring import sandbox_filter, sandbox_walls
+    from llmtune.scoring import sandbox_filter, sandbox_tests, sandbox_walls
 
     sys.path.remove(job["package"])
     plan, folders = job["plan"], sandbox_walls.python_folders()
@@ -66,7 +66,7 @@ def guarded(job: dict[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         try:
-            inside(job, [sandbox_walls, sandbox_filter], (folders, user), (say, heard_by))
+            inside(job, [sandbox_walls, sandbox_filter, sandbox_tests], (folders, user), (say, heard_by))
         finally:
             os._exit(1)
     os.close(say)
@@ -139,7 +139,7 @@ def inside(
     job: dict[str, Any], modules: Sequence[Any], known: tuple[list[str], int | None], pipes: tuple[int, int]
 ) -> None:
     """The guarded process: close everything else, take the last rights away, run. It does not come back."""
-    (sandbox_walls, sandbox_filter), (folders, user), plan = modules, known, job["plan"]
+    (sandbox_walls, sandbox_filter, sandbox_tests), (folders, user), plan = modules, known, job["plan"]
     say, heard_by = keep_two(*pipes)
     try:
         os.setsid()
@@ -160,7 +160,7 @@ def inside(
         os.write(say, f"{type(error).__name__}: {error}".replace("\n", " ").encode())
         os._exit(1)
     os.write(say, b"ready\n")
-    run(job["program"], job["tests"], job["entry_point"], say, heard_by)
+    run(job["program"], (job["tests"], job["entry_point"], sandbox_tests), say, heard_by)
 
 
 def keep_two(first: int, second: int) -> tuple[int, int]:
@@ -174,15 +174,17 @@ def keep_two(first: int, second: int) -> tuple[int, int]:
     return low + 60, low + 63
 
 
-def run(program: str, tests: str, entry_point: str | None, say: int, heard_by: int) -> None:
+def run(program: str, tried: tuple[str, str | None, Any], say: int, heard_by: int) -> None:
     """Run the program, then its tests, in one module; say how it went, and end the process.
 
+    `tried`: the tests, the function that they ask for, and the module that knows how they are run.
     What is used after the program has run is taken before it does, as it may put other things in their places; so are
     the builtins, which are put back before the tests.
     """
     read, write, leave, compiled, execute, failure = os.read, os.write, os._exit, compile, exec, BaseException
     own_builtins, restore, modules = builtins.__dict__, dict(builtins.__dict__), sys.modules
-    told, called = describe, checks
+    tests, entry_point, sandbox_tests = tried
+    told, called = describe, sandbox_tests.checks
     module = type(sys)("program")
     modules["program"] = module
     scope = module.__dict__
@@ -191,13 +193,17 @@ def run(program: str, tests: str, entry_point: str | None, say: int, heard_by: i
 
         random.seed(0)
     try:
-        execute(compiled(program, PROGRAM, "exec"), scope)
+        code = compiled(program, PROGRAM, "exec")
+        known = sandbox_tests.read(tests, TESTS)
+        for name in [name for name in modules if name.partition(".")[0] == "llmtune"]:
+            del modules[name]
+        execute(code, scope)
         own_builtins.clear()
         own_builtins.update(restore)
         for name in ("unittest", "unittest.case", "unittest.mock", "doctest"):
             modules.pop(name, None)
-        execute(compiled(tests, TESTS, "exec"), scope)
-        for check in called(scope, entry_point, tests):
+        execute(known.code, scope)
+        for check in called(scope, entry_point, known):
             check()
         write(say, read(heard_by, 64))
         leave(0)
@@ -209,22 +215,6 @@ def run(program: str, tests: str, entry_point: str | None, say: int, heard_by: i
             said = type(error).__name__
         write(say, b"failed " + said.encode(errors="replace")[: 4 * LONGEST_REASON])
         leave(1)
-
-
-def checks(scope: dict[str, Any], entry_point: str | None, tests: str) -> list[Any]:
-    """What there is to be called after the tests were read: check(function), test_...(), test cases of unittest."""
-    found: list[Any] = []
-    if entry_point and entry_point not in scope:
-        raise NameError(f"the program defines no {entry_point!r}")
-    if "def check(" in tests and callable(scope.get("check")):
-        found.append(lambda: scope["check"](scope[entry_point]) if entry_point else scope["check"]())
-    found += [value for name, value in scope.items() if name.startswith("test_") and f"def {name}(" in tests]
-    if "TestCase" in tests:
-        import unittest
-
-        cases = [value for value in scope.values() if isinstance(value, type) and issubclass(value, unittest.TestCase)]
-        found += [unittest.defaultTestLoader.loadTestsFromTestCase(case).debug for case in cases]
-    return found
 
 
 def describe(error: BaseException, program: str, tests: str) -> str:

@@ -92,9 +92,24 @@ def test_rows_without_tests_have_none() -> None:
         (["assert f(1) = 2"], None, r"the tests don't parse: .* \(line 1\)"),
         ([{"input": 1}], None, "the tests hold a dict"),
         ("def check(candidate):\n    pass", None, "no entry point names the function"),
+        ("x = 1\ndef helper():\n    assert f(1)", None, "the tests assert nothing and call nothing"),
+        ("class T:\n    def helper(self):\n        assert f(1)", None, "any program would pass"),
+        ("# to be written", "f", "the tests assert nothing"),
         ("assert f(1)", "f(x)", "'f\\(x\\)' is no name of a function"),
     ],
 )
 def test_tests_that_can_not_be_run_say_why(tests: Any, entry_point: str | None, reason: str) -> None:
     with pytest.raises(BadValue, match=reason):
         check_tests({"tests": json.dumps(tests), "entry_point": entry_point})
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert f(1)", "f(1)", "for x in range(3):\n    assert f(x)", "if __name__ == '__main__':\n    assert f(1)",
+        "def test_f(x=1):\n    assert f(x)", "async def test_f():\n    assert f(1)",
+        "class T:\n    def test_f(self):\n        assert f(1)", "def check(f=f):\n    assert f(1)",
+    ],
+)  # fmt: skip
+def test_tests_of_every_form_try_something(tests: str) -> None:
+    check_tests({"tests": json.dumps(tests), "entry_point": "f"})

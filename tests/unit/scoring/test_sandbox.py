@@ -67,7 +67,8 @@ def for_all() -> Iterator[Path]:
     """A copy of the sandbox in a folder that every user can read."""
     folder = Path(tempfile.mkdtemp(prefix="llmtune-for-all-"))
     for name in ("__init__.py", "core/__init__.py", "core/errors.py", "scoring/__init__.py", "scoring/sandbox.py",
-                 "scoring/sandbox_child.py", "scoring/sandbox_filter.py", "scoring/sandbox_walls.py"):  # fmt: skip
+                 "scoring/sandbox_child.py", "scoring/sandbox_filter.py", "scoring/sandbox_tests.py",
+                 "scoring/sandbox_walls.py"):  # fmt: skip
         (folder / "llmtune" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "llmtune" / name, folder / "llmtune" / name)
     shutil.copy(ROOT / "tests" / "hostile.py", folder)
@@ -135,6 +136,46 @@ class Tests(unittest.TestCase):
     for tests in (functions, case):
         assert box.run(Program(ADD, tests.format(3))).passed
         assert not box.run(Program(ADD, tests.format(4))).passed
+
+
+FORMS = {
+    "default": "def test_a (x=1):\n    assert f(x) == 1",
+    "async": "async def test_a():\n    assert f(1) == 1",
+    "asleep": "import asyncio\nasync def test_a():\n    await asyncio.sleep(0)\n    assert f(1) == 1",
+    "class": "class T:\n    def test_a(self):\n        assert f(1) == 1",
+    "async method": "class T:\n    async def test_a(self):\n        assert f(1) == 1",
+    "made ready": "class T:\n    def setup_method(self, method):\n        self.x = 1\n    def test_a(self):\n"
+                  "        assert f(self.x) == 1",
+    "inherited": "class A:\n    def test_a(self):\n        assert f(self.x) == 1\nclass T(A):\n    x = 1",
+    "main": "if __name__ == '__main__':\n    assert f(1) == 1",
+    "main of its own": "def main():\n    assert f(1) == 1\nif '__main__' == __name__:\n    main()",
+    "unittest": "import unittest\nclass A(unittest.TestCase):\n    def test_a(self):\n"
+                "        self.assertEqual(f(1), 1)\nif __name__ == \"__main__\":\n    unittest.main()",
+    "exit": "import sys\nfrom unittest import TestCase, main\nclass M:\n    def test_a(self):\n"
+            "        self.assertEqual(f(1), 1)\nclass A(M, TestCase):\n    pass\n"
+            "if __name__ == '__main__':\n    sys.exit(main())",
+    "unittest async": "import unittest\nclass A(unittest.IsolatedAsyncioTestCase):\n    async def test_a(self):\n"
+                      "        self.assertEqual(f(1), 1)",
+    "check": "async def check(candidate):\n    assert candidate(1) == 1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tests", FORMS.values(), ids=FORMS)
+def test_tests_of_any_form_tell_a_right_program_from_a_wrong_one(box: Sandbox, tests: str) -> None:
+    right = box.run(Program("def f(x):\n    return x\n", tests, "f"))
+    assert right.passed, right.reason
+    for wrong in ("return 0", "raise SystemExit(0)", "import unittest; unittest.main()", "import sys; sys.exit()"):
+        assert not box.run(Program(f"def f(x):\n    {wrong}\n", tests, "f")).passed
+
+
+def test_a_program_does_not_reach_what_finds_its_tests(box: Sandbox) -> None:
+    source = (
+        "import re, sys\nre.search = re.findall = lambda *a: []\n"
+        "for name in list(sys.modules):\n    if 'sandbox_tests' in name:\n"
+        "        sys.modules[name].checks = sys.modules[name]._run_class = lambda *a: []\ndef f(x): return 0"
+    )
+    assert not box.run(Program(source, FORMS["default"])).passed
+    assert not box.run(Program(source, FORMS["class"])).passed
 
 
 def test_what_programs_do_every_day_works(box: Sandbox) -> None:
