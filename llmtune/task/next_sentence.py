@@ -80,7 +80,8 @@ class PairedTexts(PlainTextEncoder):
 
     def _paired(self, tokens: dict[str, list[Any]]) -> dict[str, list[Any]]:
         cuts = [self.halves.cut(np.asarray(ids)) for ids in tokens["input_ids"]]
-        others = [cuts[row - APART % len(cuts)] for row in range(len(cuts))]
+        step = 1 + (APART - 1) % max(1, len(cuts) - 1)  # never a whole round, which would end at the row itself
+        others = [cuts[row - step] if len(cuts) > 1 else None for row in range(len(cuts))]
         return {**tokens, "other": [[] if cut is None else cut[1].tolist() for cut in others]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForMaskedLM, BertForPreTraining
 
 from llmtune import cli
 from llmtune.core.errors import UserError
+from llmtune.task.next_sentence import PairedTexts
 from llmtune.training.evaluation import evaluate
 from tests.tiny import prepared_of, trainer_of
 
@@ -38,6 +40,21 @@ def test_both_heads_are_trained_and_pairs_hang_on_the_row_alone(tmp_path: Path) 
     trainer.fit()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"cls.seq_relationship.weight", "cls.predictions.transform.dense.weight"} <= moved
+
+
+class Everything:
+    """Cuts rows of two numbers between them."""
+
+    def cut(self, ids: Any) -> Any:
+        return ids[:1], ids[1:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 36, 37, 38, 74, 1000])
+def test_the_other_half_is_never_the_rows_own(count: int) -> None:
+    rows = [[-1, row] for row in range(count)]
+    others = PairedTexts(None, Everything())._paired({"input_ids": rows})["other"]
+    assert all(other != row[1:] for row, other in zip(rows, others))
+    assert (others == [[]]) is (count == 1)
 
 
 def test_a_finished_run_is_scored_again_and_opens_as_a_masked_language_model(tmp_path: Path) -> None:
