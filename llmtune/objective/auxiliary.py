@@ -48,7 +48,7 @@ class Auxiliary:
         tasks = {name: prospect.feeds[f"{self.PREFIX}{name}"].reader for name in tasks_of(self.tasks)}
         faults, kind = [], ConfigError
         if self.best_by == "mean":
-            faults += _modes({prospect.config.task.name: prospect.task, **tasks})
+            faults += _mean_faults({prospect.config.task.name: prospect.task, **tasks})
         for name, task in tasks.items():
             found, why = _head_faults(name, task, prospect)
             faults, kind = [*faults, *found], why or kind
@@ -117,10 +117,17 @@ def _head_faults(name: str, task: Any, prospect: Prospect) -> tuple[list[Fault |
     return [], None
 
 
-def _modes(tasks: dict[str, Any]) -> list[Fault | str]:
-    """A fault where the mean of these tasks' metrics would be of some that are to rise and some that are to fall."""
-    if len({task.mode for task in tasks.values()}) == 1:
-        return []
-    told = ", ".join(f"{name} {task.metric} ({task.mode})" for name, task in tasks.items())
-    return [Fault("objective.auxiliary.best_by", f"mean of {told}", "metrics that all rise, or all fall",
-                  "objective.auxiliary.best_by=task, or another metric of a task")]  # fmt: skip
+def _mean_faults(tasks: dict[str, Any]) -> list[Fault | str]:
+    """A fault where the mean of these tasks' metrics would be of some that are to rise and some that are to fall, or of
+    some from 0 to 1 and some from 0 to 100, which alone would decide."""
+    from llmtune.scoring.writing import METRICS
+
+    where, fix = "objective.auxiliary.best_by", "objective.auxiliary.best_by=task, or another metric of a task"
+    if len({task.mode for task in tasks.values()}) > 1:
+        told = ", ".join(f"{name} {task.metric} ({task.mode})" for name, task in tasks.items())
+        return [Fault(where, f"mean of {told}", "metrics that all rise, or all fall", fix)]
+    scales = {name: "0 to 100" if task.metric in METRICS else "0 to 1" for name, task in tasks.items()}
+    if len(set(scales.values())) > 1:
+        told = ", ".join(f"{name} {task.metric} ({scales[name]})" for name, task in tasks.items())
+        return [Fault(where, f"mean of {told}", "metrics of one scale", fix)]
+    return []

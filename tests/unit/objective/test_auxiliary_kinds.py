@@ -134,6 +134,10 @@ REFUSED = {
         (beside("similarity", metric="mse"), "objective.auxiliary.best_by=mean"),
         r"best_by: mean of .*accuracy \(max\), other mse \(min\)",
     ),
+    "a mean of shares and percents": (
+        (*GPT2, beside("translate", metric="chrf"), "objective.auxiliary.best_by=mean"),
+        r"best_by: mean of .*accuracy \(0 to 1\), other chrf \(0 to 100\)",
+    ),
 }
 
 
