@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.data.answer_rows import Piece
 from llmtune.data.conversation import Message
+from llmtune.data.template_date import dated
 from llmtune.data.values import BadValue
 
 FOLDER = Path(__file__).with_name("chat_templates")
@@ -61,7 +62,7 @@ def template_text(tokenizer: Any, wanted: str, system: str | None = None) -> str
             allowed = f"allowed: auto, {', '.join(SHIPPED)}, or a file with a jinja template"
             raise ConfigError(Fault("task.template", f"{wanted!r} was given, and there is no such file", allowed))
         text = path.read_text(encoding="utf-8")
-    return SYSTEM % _quoted(system) + text if system else text
+    return SYSTEM % _quoted(system) + dated(text) if system else dated(text)
 
 
 def shipped_name(tokenizer: Any, wanted: str) -> str:

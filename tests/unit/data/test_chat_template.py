@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -206,3 +207,15 @@ def test_calls_of_tools_are_written_and_told(name: str) -> None:
     call, answer = [template.tokenizer.decode(ids) for ids, is_learnt in template.pieces(*row) if is_learnt]
     assert call == '<tool_call>{"name": "clock", "arguments": {"zone": "Zürich"}}</tool_call>' + template.stop
     assert answer == "At 3" + template.stop
+
+
+def test_a_template_that_names_the_day_names_one_that_stays() -> None:
+    asks = """{%- if not day is defined %}{%- set day = strftime_now("%d %b %Y") %}{%- endif %}
+{{- 'On ' + day + '\\n' }}"""
+    bare = copy.copy(_tokenizer("bpe"))
+    bare.chat_template = asks + LLAMA
+    text = template_text(bare, "auto")
+    template = ChatTemplate(bare, text)
+    assert template.render(MESSAGES, None).startswith("On 26 Jul 2024\n")
+    assert bare.apply_chat_template(MESSAGES, tokenize=False) == template.render(MESSAGES, None)
+    assert template_text(bare, "auto") == text
