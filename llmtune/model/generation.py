@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationMixin
@@ -52,12 +52,21 @@ class Decoding:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
 
+class Answer(NamedTuple):
+    """A text that was written."""
+
+    ids: list[int]
+    """its tokens, without the stop token"""
+    is_cut: bool
+    """was no stop token written?"""
+
+
 @torch.no_grad()
 def generate(
     model: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, *, pad_id: int, stop_ids: Sequence[int],
     seed: int, num_answers: int = 1, start: Sequence[int] = (), room: int | None = None,
-) -> list[list[int]]:  # fmt: skip
-    """For each prompt `num_answers` texts, one after the other, as tokens up to the stop token, which is left out.
+) -> list[Answer]:  # fmt: skip
+    """For each prompt `num_answers` texts, one after the other.
 
     Args:
         prompts: of a decoder, what the text goes on from; of an encoder-decoder, what it reads. Like lengths waste
@@ -72,7 +81,7 @@ def generate(
     width = len(start) if decodes else ids_BT.shape[1]
     most = decoding.max_new_tokens if room is None else min(decoding.max_new_tokens, room - width)
     if most < 1:
-        return [[] for _ in range(len(prompts) * num_answers)]
+        return [Answer([], True) for _ in range(len(prompts) * num_answers)]
     inputs: dict[str, Any] = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
     if decodes:
         inputs["decoder_input_ids"] = torch.tensor([list(start)] * len(prompts), device=device)
@@ -88,7 +97,7 @@ def generate_heard(
     model: Any, view: dict[str, torch.Tensor], decoding: Decoding, *, pad_id: int, stop_ids: Sequence[int], seed: int,
     start: Sequence[int], room: int,
 ) -> list[list[int]]:  # fmt: skip
-    """As `generate`, one text a row, of an encoder-decoder that reads features (B, ...) and not tokens."""
+    """As `generate`, tokens of one text a row, of an encoder-decoder that reads features (B, ...) and not tokens."""
     rows = len(next(iter(view.values())))
     most = min(decoding.max_new_tokens, room - len(start))
     if most < 1:
@@ -99,7 +108,7 @@ def generate_heard(
     inputs = {**view, "decoder_input_ids": torch.tensor([list(start)] * rows, device=device)}
     # Whisper's own `generate` would settle the start by itself, and cut what is longer than its window into pieces
     written_BG = _written(model, inputs, settings, seed, GenerationMixin.generate)[:, len(start) :]
-    return [_until_stop(row, stop_ids, pad_id) for row in written_BG.tolist()]
+    return [_until_stop(row, stop_ids, pad_id).ids for row in written_BG.tolist()]
 
 
 def _written(
@@ -169,10 +178,10 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[
     return ids_BT, mask_BT
 
 
-def _until_stop(row: list[int], stop_ids: Sequence[int], pad_id: int) -> list[int]:
+def _until_stop(row: list[int], stop_ids: Sequence[int], pad_id: int) -> Answer:
     """What was written before the stop token; behind it stands padding, which may be the same token."""
     ends = [at for at, token in enumerate(row) if token in stop_ids]
     written = row[: ends[0]] if ends else row
     while not ends and written and written[-1] == pad_id:  # another beam was longer
         written = written[:-1]
-    return written
+    return Answer(written, not ends)

@@ -174,21 +174,23 @@ class CodeTask(WritingTask):
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids hang on besides the tokenizer and this code."""
-        from llmtune.data import answer_rows, chat_template, programs
+        from llmtune.data import answer_rows, chat_template, programs, template_date
         from llmtune.data.cache import code_version
         from llmtune.task import code_rows
 
         settings = self.settings
         return {
             "template": settings.template, "gaps": [settings.fim_share, settings.fim_form, settings.fim_tokens],
-            "code": code_version(code_rows, answer_rows, chat_template, programs, fill_in),
+            "new": settings.max_new_tokens,
+            "code": code_version(code_rows, answer_rows, chat_template, template_date, programs, fill_in),
         }  # fmt: skip
 
     def encoder(self, tokenizer: Any) -> CodeEncoder:
         settings = self.settings
         self._encoder = CodeEncoder(
-            tokenizer, template=settings.template, fim_tokens=settings.fim_tokens, fim_form=settings.fim_form
-        )
+            tokenizer, template=settings.template, fim_tokens=settings.fim_tokens, fim_form=settings.fim_form,
+            room=self.writing.room,
+        )  # fmt: skip
         self.writing.use(tokenizer, stop_ids=self._encoder.stop_ids)
         return self._encoder
 
@@ -212,10 +214,10 @@ class CodeTask(WritingTask):
     def written(self, chunk: Chunk) -> list[list[tuple[str, bool]] | None]:
         """For each row the texts that were written, and whether their ends were cut off; None where none were."""
         assert self._encoder is not None
-        most, text_of = self.settings.max_new_tokens, self._encoder.text_of
+        text_of = self._encoder.text_of
         return [
-            None if answers is None else [(text_of(ids), len(ids) >= most) for ids in answers]
-            for answers in self.writing.answers(chunk)
+            None if answers is None else [(text_of(ids), is_cut) for ids, is_cut in answers]
+            for answers in self.writing.written(chunk)
         ]
 
     def score(self, predictions: Predictions) -> dict[str, float]:

@@ -6,7 +6,7 @@ Training and `predict` make token ids by the same code; what is too long loses o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import ConfigError, Fault, ModelError
@@ -38,7 +38,12 @@ class CodeEncoder:
 
     keeps_answers = True
 
-    def __init__(self, tokenizer: Any, *, template: str, fim_tokens: Sequence[str], fim_form: str):
+    def __init__(
+        self, tokenizer: Any, *, template: str, fim_tokens: Sequence[str], fim_form: str, room: Callable[[int], int]
+    ):
+        """`room`: of so many tokens of a row those that stay free for what is written, however short its known answer
+        is: what a prompt loses must not tell how long that is."""
+        self.room = room
         self.tokenizer, self.template, self.fim_form = tokenizer, template.replace("\\n", "\n"), fim_form
         if tokenizer.eos_token_id is None:
             raise ModelError(Fault("model", "its tokenizer has no token for the end of a text", "one is needed"))
@@ -100,9 +105,9 @@ class CodeEncoder:
         """The row, with so much of its prompt as there is room for: what is nearest to the answer stays."""
         begun = FILL in prompt or is_begun(prompt)
         asked = self._asked(prompt, tests, begun)
-        room = None if max_tokens is None else max_tokens - len(answer or ())
-        if room is None or len(asked) <= room:
+        if max_tokens is None or len(asked) + len(answer or ()) <= max_tokens:
             return self._row(asked, answer)
+        room = max_tokens - (max(len(answer), self.room(max_tokens)) if answer is not None else 0)
         low, high = 0, len(prompt)
         asked = self._asked(_shortened(prompt, 0), tests, begun)
         while low + 1 < high:

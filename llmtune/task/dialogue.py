@@ -134,7 +134,7 @@ class DialogueTask(WritingTask):
         settings = self.settings
         return {
             "template": None if self.template is None else self.template.text, "turns": settings.turns,
-            "answered": settings.answered,
+            "answered": settings.answered, "new": settings.max_new_tokens,
             "code": code_version(dialogue_rows, answer_rows, chat_template, conversation, tool_schemas),
         }  # fmt: skip
 
@@ -144,7 +144,9 @@ class DialogueTask(WritingTask):
         text = self._text or template_text(tokenizer, settings.template, settings.system)
         self.template = ChatTemplate(tokenizer, text)
         self.writing.use(tokenizer, stop_ids=self.template.stop_ids)
-        return DialogueEncoder(self.template, turns=settings.turns, answered=settings.answered)
+        return DialogueEncoder(
+            self.template, turns=settings.turns, answered=settings.answered, room=self.writing.room
+        )
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
         """All that is said in each dialogue, and what it is told of tools."""
@@ -169,19 +171,20 @@ class DialogueTask(WritingTask):
         """
         assert self.template is not None
         found: list[tuple[str, bool] | None] = []
-        for answers in self.writing.answers(chunk):
+        for answers in self.writing.written(chunk):
             if answers is None:
                 found.append(None)
                 continue
+            ids, is_cut = answers[0]
             text = self.template.tokenizer.decode(
-                answers[0], skip_special_tokens=self.settings.exact != "calls", clean_up_tokenization_spaces=False
+                ids, skip_special_tokens=self.settings.exact != "calls", clean_up_tokenization_spaces=False
             )
-            found.append((text.strip(), len(answers[0]) >= self.settings.max_new_tokens))
+            found.append((text.strip(), is_cut))
         return found
 
     def score(self, predictions: Predictions) -> dict[str, float]:
         """`perplexity` and `token_accuracy` of known answers; of those written `unfinished`, the share without an end
-        after `max_new_tokens`, and what `exact` compares."""
+        after `max_new_tokens` or all positions of the model, and what `exact` compares."""
         return dialogue_results.score(self, predictions)
 
     def judge(self, predictions: Predictions, num_worst: int) -> dict[str, Any]:

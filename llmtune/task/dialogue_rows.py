@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
@@ -21,6 +21,8 @@ SHOWN_CHARS = 1500
 """of the printed example"""
 LEARNT, NOT_LEARNT = "\u27e6", "\u27e7"
 """stand before and behind what is learnt"""
+Make = Callable[[Conversation, int], "dict[str, list[int]]"]
+"""the row of a dialogue, and the number of the turn that the model is to write"""
 
 
 def conversations(columns: Mapping[str, Sequence[Any]], *, answered: bool = False) -> list[Conversation]:
@@ -41,13 +43,16 @@ class DialogueEncoder:
     """`encode(columns, max_tokens)`: rows of a decoder (data.answer_rows); where a dialogue has no answer yet all rows
     are what is asked alone.
 
-    A dialogue that is too long loses its oldest turns but the system's, then the end of what its last user says.
+    A dialogue that is too long loses its oldest turns but the system's, never the exchange of the turn that the model
+    is to write; then what follows that turn, then the end of what the user says before it.
     """
 
     keeps_answers = True
 
-    def __init__(self, template: ChatTemplate, *, turns: str, answered: str):
-        self.template, self.turns, self.answered = template, turns, answered
+    def __init__(self, template: ChatTemplate, *, turns: str, answered: str, room: Callable[[int], int]):
+        """`room`: of so many tokens of a row those that stay free for what is written, however short its known answer
+        is: what a dialogue loses must not tell how long that is."""
+        self.template, self.turns, self.answered, self.room = template, turns, answered, room
         self._example: list[str] = []
 
     def __call__(self, columns: Mapping[str, Sequence[Any]], max_tokens: int | None) -> dict[str, list[Any]]:
@@ -67,13 +72,12 @@ class DialogueEncoder:
         found, self._example = self._example, []
         return found
 
-    def _learnt(self, one: Conversation) -> dict[str, list[int]]:
+    def _learnt(self, one: Conversation, turn: int) -> dict[str, list[int]]:
         """A row whose answers are known. Raises BadValue where it does not begin as its answer is asked for."""
         pieces = self.template.pieces(*one, turns=self.turns)
         row = decoder_row(pieces)
         if not row["target"]:
             return row
-        turn = answered_turn(one.messages, self.answered)
         asked = self.template.prompt(one.messages[:turn], one.tools, turns=self.turns)
         if row["input_ids"][: len(asked)] != asked:
             raise BadValue(f"the chat template writes what stands before turn {turn + 1} otherwise once more follows")
@@ -81,30 +85,37 @@ class DialogueEncoder:
         self._example = self._example or [marked(self.template.tokenizer, pieces)]
         return row
 
-    def _asked(self, one: Conversation) -> dict[str, list[int]]:
+    def _asked(self, one: Conversation, turn: int) -> dict[str, list[int]]:
         """What the next answer is asked by; of a dialogue that has it already, what it was asked by."""
-        turn = answered_turn(one.messages, self.answered)
         return prompt_row(self.template.prompt(one.messages[:turn], one.tools, turns=self.turns))
 
-    def _fitting(
-        self, make: Callable[[Conversation], dict[str, list[int]]], one: Conversation, max_tokens: int | None
-    ) -> dict[str, list[int]]:
-        row = make(one)
+    def _fitting(self, make: Make, one: Conversation, max_tokens: int | None) -> dict[str, list[int]]:
+        turn = answered_turn(one.messages, self.answered)
+        row = make(one, turn)
         if max_tokens is None or len(row["input_ids"]) <= max_tokens:
             return row
+        for free in (self.room(max_tokens), 0):  # all that is free may be taken by tools or a system text
+            row = self._shortened(make, one, turn, max_tokens, free)
+            if _fits(row, max_tokens, 0):
+                return row
+        return row if "wanted" in row else prompt_row(row["input_ids"][-max_tokens:])
+
+    def _shortened(
+        self, make: Make, one: Conversation, turn: int, max_tokens: int, free: int
+    ) -> dict[str, list[int]]:
+        """The row with as much of the dialogue as there is room for, or the shortest that there is."""
+        row = make(one, turn)
         with contextlib.suppress(BadValue):  # the template takes the whole dialogue, and may not take a part of it
-            for messages in _shorter(one.messages):
-                one = one._replace(messages=messages)
-                row = make(one)
-                if len(row["input_ids"]) <= max_tokens:
+            for messages, place in _shorter(one.messages, turn):
+                one, turn = one._replace(messages=messages), place
+                row = make(one, turn)
+                if _fits(row, max_tokens, free):
                     return row
-            row = self._with_less_asked(make, one, max_tokens) or row
-        if "wanted" not in row and len(row["input_ids"]) > max_tokens:  # tools or a system text that fill it all
-            return prompt_row(row["input_ids"][-max_tokens:])
+            row = self._with_less_asked(make, one, turn, max_tokens, free) or row
         return row
 
     def _with_less_asked(
-        self, make: Callable[[Conversation], dict[str, list[int]]], one: Conversation, max_tokens: int
+        self, make: Make, one: Conversation, turn: int, max_tokens: int, free: int
     ) -> dict[str, list[int]] | None:
         """The row with so much of the last user's text as there is room for; None where not even a word has any."""
         place = max(number for number, message in enumerate(one.messages) if message["role"] == "user")
@@ -113,19 +124,30 @@ class DialogueEncoder:
             middle = (low + high) // 2
             cut = text[:middle]
             messages = [*one.messages[:place], {"role": "user", "content": cut}, *one.messages[place + 1 :]]
-            row = make(one._replace(messages=messages)) if cut.strip() else None
-            if row is None or len(row["input_ids"]) <= max_tokens:
+            row = make(one._replace(messages=messages), turn) if cut.strip() else None
+            if row is None or _fits(row, max_tokens, free):
                 best, low = row or best, middle + 1
             else:
                 high = middle
         return best
 
 
-def _shorter(messages: Sequence[Message]) -> list[list[Message]]:
-    """The dialogue without its oldest exchange, without its two oldest, ... down to the last one."""
+def _fits(row: dict[str, list[int]], max_tokens: int, free: int) -> bool:
+    """Is it short enough, and are `free` tokens left behind what a known answer is asked by?"""
+    asked = row["asked"][0] + free if "wanted" in row else 0
+    return max(len(row["input_ids"]), asked) <= max_tokens
+
+
+def _shorter(messages: Sequence[Message], turn: int) -> Iterator[tuple[list[Message], int]]:
+    """The dialogue without its oldest exchange, without its two oldest, ... down to the one that holds `turn`, at last
+    without what follows that; each with the new number of the turn."""
     head = [message for message in messages[:1] if message["role"] == "system"]
-    starts = [number for number, message in enumerate(messages) if message["role"] == "user"]
-    return [[*head, *messages[start:]] for start in starts[1:]]
+    starts = [number for number, message in enumerate(messages[:turn]) if message["role"] == "user"]
+    for start in starts[1:]:
+        yield [*head, *messages[start:]], len(head) + turn - start
+    if turn + 1 < len(messages):
+        last = starts[-1] if starts else len(head)
+        yield [*head, *messages[last : turn + 1]], len(head) + turn - last
 
 
 def _values(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -153,6 +153,7 @@ class RewritingTask(WritingTask):
             tokenizer, self.model, template=settings.template,
             languages=(settings.source_language, settings.target_language),
             max_target_tokens=settings.max_target_tokens, max_new_tokens=settings.max_new_tokens,
+            room=self.writing.room,
         )  # fmt: skip
         self.writing.use(tokenizer, start=encoder.start)
         self._tokenizer = tokenizer
@@ -177,19 +178,19 @@ class RewritingTask(WritingTask):
 
     def written(self, chunk: Chunk) -> list[tuple[str, bool] | None]:
         """For each row its text and whether its end was cut off; None where none was written."""
-        most = self.settings.max_new_tokens
         found: list[tuple[str, bool] | None] = []
-        for answers in self.writing.answers(chunk):
+        for answers in self.writing.written(chunk):
             if answers is None:
                 found.append(None)
                 continue
-            text = self._tokenizer.decode(answers[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            found.append((text.strip(), len(answers[0]) >= most))
+            ids, is_cut = answers[0]
+            text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            found.append((text.strip(), is_cut))
         return found
 
     def score(self, predictions: Predictions) -> dict[str, float]:
         """`settings.scores` from 0 to 100 (TER may be more), `perplexity` and `token_accuracy`, and `unfinished`, the
-        share of texts that had not come to an end after `max_new_tokens`."""
+        share of texts that had not come to an end after `max_new_tokens`, or where the model has no more positions."""
         return rewriting_results.score(self, predictions)
 
     def judge(self, predictions: Predictions, num_worst: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmtune.core.errors import ConfigError, Fault, ModelError
@@ -62,16 +62,20 @@ class RewritingEncoder:
 
     def __init__(
         self, tokenizer: Any, model: Model, *, template: str, languages: tuple[str | None, str | None],
-        max_target_tokens: int | None, max_new_tokens: int,
+        max_target_tokens: int | None, max_new_tokens: int, room: Callable[[int], int],
     ):  # fmt: skip
         """
+        Args:
+            room: of so many tokens of a decoder's row those that stay free for what it writes, however short its known
+                answer is: what a prompt loses must not tell how long that is.
+
         Raises:
             ConfigError: languages that the tokenizer does not know, or none where it asks for them.
             ModelError: there is no token that says where a text ends.
         """
         self.tokenizer, self.model = tokenizer, model
         self.max_answer_tokens = sys.maxsize if max_target_tokens is None else max_target_tokens
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.room = max_new_tokens, room
         template = (TEMPLATES[model.form] if template == "auto" else template).replace("\\n", "\n")
         self.before, self.after = template.split(SOURCE)
         self._blank = ""
@@ -110,9 +114,10 @@ class RewritingEncoder:
                 self._long_targets += sum(len(ids or ()) > self.max_new_tokens + 1 for ids in targets)
         prompts = self._prompts(sources)
         for row, ids in enumerate(prompts):
-            room = None if max_tokens is None else max_tokens - self._taken(targets[row])
-            if room is not None and len(ids) > room:
-                prompts[row] = self._shortened(sources[row], len(ids), room, max_tokens)
+            taken = self._taken(targets[row])
+            if max_tokens is not None and len(ids) + taken > max_tokens:
+                free = max_tokens - (max(taken, self.room(max_tokens)) if taken else 0)
+                prompts[row] = self._shortened(sources[row], len(ids), free, max_tokens)
         rows = [self._row(*pair) for pair in zip(prompts, targets)]
         if rows and "target" in rows[0] and not self._example:
             self._example = [self._shown(rows[0])]

@@ -1,7 +1,7 @@
 """Answers in words, held by each task that has them: how well known answers are foreseen, and what the model writes.
 
 What is kept of a row: [loss of its tokens, how many they are, how many were foreseen]; where answers were written
-besides, how many, and for each its length and its tokens.
+besides, how many, and for each its length (its complement ~length where no stop token was written) and its tokens.
 
 Legend: B rows, N tokens of all rows that are to be written, V words of the vocabulary.
 """
@@ -20,6 +20,7 @@ from llmtune.core.seeds import fold
 from llmtune.core.types import Batch, Loss
 
 if TYPE_CHECKING:
+    from llmtune.model.generation import Answer
     from llmtune.scoring.predictions import Chunk, Predictions
 
 FIELDS = (
@@ -143,7 +144,7 @@ class Writing:
         decoding, prompts = Decoding.of(self.settings), prompts_of(batch)
         positions = max(map(len, prompts)) + decoding.max_new_tokens
         each = max(1, TOKENS_AT_ONCE // (positions * self.num_answers * decoding.num_beams))
-        answers: list[list[int]] = []
+        answers: list[Answer] = []
         for at in range(0, len(prompts), each):
             answers += generate(
                 model, prompts[at : at + each], decoding, pad_id=self._pad_id, stop_ids=self.stop_ids,
@@ -157,6 +158,11 @@ class Writing:
 
     def answers(self, chunk: Chunk) -> list[list[list[int]] | None]:
         """For each row the tokens of its answers; None where none were written."""
+        return [None if found is None else [ids for ids, _ in found] for found in self.written(chunk)]
+
+    def written(self, chunk: Chunk) -> list[list[tuple[list[int], bool]] | None]:
+        """For each row the tokens of its answers, and of each whether it was cut off: no stop token was written. None
+        where none were written."""
         return [_unpacked(output[SUMS:]) for output in chunk.outputs]
 
     def token_scores(self, predictions: Predictions) -> dict[str, float]:
@@ -195,17 +201,21 @@ def _scores(model: Any, view: dict[str, Any], num_wanted: int) -> Any:
         yield slice(at, at + each), head(hidden_ND[at : at + each]).float()
 
 
-def _packed(answers: Sequence[Sequence[int]]) -> np.ndarray:
+def _packed(answers: Sequence[tuple[Sequence[int], bool]]) -> np.ndarray:
     """Token ids are exact as fp32 up to 2^24."""
-    flat = [len(answers)] + [number for answer in answers for number in (len(answer), *answer)]
+    flat = [len(answers)]
+    for ids, is_cut in answers:
+        flat += [~len(ids) if is_cut else len(ids), *ids]
     return np.asarray(flat, dtype=np.float32)
 
 
-def _unpacked(kept: np.ndarray) -> list[list[int]] | None:
+def _unpacked(kept: np.ndarray) -> list[tuple[list[int], bool]] | None:
     if not len(kept):
         return None
     numbers, at, found = kept.astype(np.int64).tolist(), 1, []
     for _ in range(numbers[0]):
-        found.append(numbers[at + 1 : at + 1 + numbers[at]])
-        at += 1 + numbers[at]
+        is_cut = numbers[at] < 0
+        length = ~numbers[at] if is_cut else numbers[at]
+        found.append((numbers[at + 1 : at + 1 + length], is_cut))
+        at += 1 + length
     return found

@@ -96,7 +96,7 @@ def test_what_is_written_for_a_prompt_does_not_hang_on_the_others_of_its_batch(f
     told = {"pad_id": 1, "stop_ids": [2], "seed": 0, "start": start}
     together = generate(model, prompts, GREEDY, **told)
     assert together == [generate(model, [prompt], GREEDY, **told)[0] for prompt in prompts]
-    assert all(len(answer) <= 6 for answer in together)
+    assert all(len(answer.ids) <= 6 for answer in together)
 
 
 def test_the_signature_stays_that_of_transformers():
@@ -116,8 +116,8 @@ def test_several_answers_are_drawn_from_the_seed_and_fit_the_model():
     assert answers == generate(model, [[5, 6], [7]], drawn, seed=1, **told)
     assert answers != generate(model, [[5, 6], [7]], drawn, seed=2, **told)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(len(answer) <= 2 for answer in generate(model, [[5] * 62], drawn, seed=1, room=64, **told))
-    assert generate(model, [[5] * 64], drawn, seed=1, room=64, **told) == [[], [], []]
+    assert all(len(answer.ids) <= 2 for answer in generate(model, [[5] * 62], drawn, seed=1, room=64, **told))
+    assert generate(model, [[5] * 64], drawn, seed=1, room=64, **told) == [([], True)] * 3
 
 
 def test_beams_and_draws_exclude_each_other():

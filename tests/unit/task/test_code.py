@@ -60,8 +60,12 @@ def llama_like() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", bos_token="<s>")
 
 
+def room(max_tokens: int) -> int:
+    return min(20, max_tokens // 2)
+
+
 def encoder_of(tokenizer: Any, template: str = "auto", form: str = "psm") -> CodeEncoder:
-    return CodeEncoder(tokenizer, template=template, fim_tokens=FIM, fim_form=form)
+    return CodeEncoder(tokenizer, template=template, fim_tokens=FIM, fim_form=form, room=room)
 
 
 def columns_of(*rows: tuple[str, str | None], **more: list[Any]) -> dict[str, list[Any]]:
@@ -135,6 +139,17 @@ def test_gaps_are_written_with_the_tokens_that_the_model_has() -> None:
     assert first[:2] == [prefix, suffix]
     with pytest.raises(ConfigError, match=r"task.fim_tokens: not all .* train with task.fim_share=0.5"):
         encoder_of(llama_like())(columns, None)
+
+
+def test_what_a_prompt_loses_does_not_tell_how_long_its_program_is() -> None:
+    encode = encoder_of(byte_level())
+    prompt = "x = 1\n" * 50 + ASKED
+    found = []
+    for answer in ("    pass\n", RIGHT):
+        row = encode(columns_of((prompt, answer)), 60)
+        found.append(row["input_ids"][0][: row["asked"][0][0]])
+    assert 30 < len(found[0]) <= 40
+    assert found[0] == found[1] == encode({"prompt": [prompt]}, 40)["input_ids"][0]
 
 
 def test_a_model_must_know_where_a_text_ends() -> None:

@@ -140,7 +140,7 @@ def test_what_is_asked_is_how_the_row_begins_and_others_read_the_same_tokens(tmp
             assert tokenizer.apply_chat_template(messages)["input_ids"] == row["input_ids"]
             asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
             assert row["input_ids"][: row["asked"][0]] == asked
-            blind = DialogueEncoder(ready.task.template, turns="all", answered="last")(
+            blind = DialogueEncoder(ready.task.template, turns="all", answered="last", room=lambda most: 8)(
                 {"messages": [json.dumps(messages[:-1])]}, None
             )
             assert blind["input_ids"] == [asked]
@@ -175,13 +175,49 @@ def test_a_long_dialogue_loses_its_oldest_turns_and_never_its_answer(tmp_path: P
     assert len(asked["input_ids"][0]) <= 12
 
 
+def test_what_a_dialogue_loses_does_not_tell_how_long_its_answer_is() -> None:
+    ready = prepared("task=chat", "data=dialogues")
+    encode = ready.task.encoder(ready.tokenizer)
+    asked = [TURNS[0], {"role": "user", "content": "And how are you today, my friend? " * 30}]
+    found = []
+    for answer in ("Well", "Very well"):
+        row = encode({"messages": [json.dumps([*asked, {"role": "assistant", "content": answer}])]}, 100)
+        found.append(row["input_ids"][0][: row["asked"][0][0]])
+        assert 80 < len(found[-1]) <= 92
+    assert found[0] == found[1]
+    blind = encode({"messages": [json.dumps(asked)]}, 100 - ready.task.room(100))
+    assert blind["input_ids"] == found[:1]
+
+
+def test_the_turn_that_calls_a_tool_stays_the_one_that_is_written_whatever_is_cut() -> None:
+    ready = prepared("task=tools", "data=tool_calls")
+    encode = ready.task.encoder(ready.tokenizer)
+    call = [{"function": {"name": "look", "arguments": {"day": "Monday"}}}]
+    messages = [
+        *TURNS[1:3], {"role": "user", "content": "What is on Monday?"},
+        {"role": "assistant", "content": "", "tool_calls": call}, {"role": "tool", "content": "Swimming, at noon"},
+        {"role": "assistant", "content": "Swimming"}, *TURNS[5:],
+    ]  # fmt: skip
+    whole = len(encode({"messages": [json.dumps(messages)]}, None)["input_ids"][0])
+    shown = set()
+    for most in range(whole - 1, 60, -6):
+        row = encode({"messages": [json.dumps(messages)]}, most)
+        ids, (begin,) = row["input_ids"][0], row["asked"][0]
+        text = ready.tokenizer.decode(ids[begin:])
+        assert '"look"' in text.split("</s>")[0]
+        assert "look" not in ready.tokenizer.decode(ids[:begin])
+        shown.add((len(ids) <= most, "Hello there" in ready.tokenizer.decode(ids), "good bye" in text))
+    assert (True, False, True) in shown  # the exchange before it is lost
+    assert (True, False, False) in shown  # and then those behind it
+
+
 def _scored(ready: Any, written: list[str]) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
     """Scores, predictions and report where these texts were written for the first rows of validation."""
     rows = ready.splits["validation"].select(range(len(written)))
     outcomes = Outcomes(len(rows))
     for number, text in enumerate(written):
         ids = ready.tokenizer(text, add_special_tokens=False)["input_ids"]
-        outcomes.put([number], [np.concatenate([[2.0, 4.0, 3.0], _packed([ids])])])
+        outcomes.put([number], [np.concatenate([[2.0, 4.0, 3.0], _packed([(ids, False)])])])
     predictions = Predictions(rows, outcomes)
     told = [row for chunk in predictions.chunks() for row in ready.task.decode(chunk)]
     return ready.task.score(predictions), told, ready.task.judge(predictions, 5)

@@ -167,7 +167,7 @@ def test_a_template_is_what_the_model_reads() -> None:
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_a_cut_takes_the_end_of_the_source_and_nothing_else(family: str) -> None:
     tokenizer = tokenizer_for(family)
-    task = task_for(family, config_for(family, tokenizer), template="Read: {source} <end>")
+    task = task_for(family, config_for(family, tokenizer), template="Read: {source} <end>", max_new_tokens=8)
     encode = task.encoder(tokenizer)
     sources = [json.dumps([TEXTS[0]] * 30), json.dumps(["狗在花园里跑。" * 40])]
     long = {"source": sources, "target_texts": COLUMNS["target_texts"][:2]}
@@ -187,6 +187,20 @@ def test_a_cut_takes_the_end_of_the_source_and_nothing_else(family: str) -> None
     assert all(len(ids) <= 40 for ids in asked["input_ids"])
     with pytest.raises(ConfigError, match="long without any source"):
         encode({"source": long["source"]}, 5)
+
+
+def test_what_a_source_loses_does_not_tell_how_long_its_target_is() -> None:
+    tokenizer = tokenizer_for("gpt2")
+    task = task_for("gpt2", config_for("gpt2", tokenizer), max_new_tokens=20)
+    encode = task.encoder(tokenizer)
+    source = {"source": [json.dumps([TEXTS[0]] * 30)]}
+    found = []
+    for target in ("Hund", "Katze Katze", TEXTS[1] * 4):
+        row = encode({**source, "target_texts": [json.dumps([target])]}, 60)
+        found.append(row["input_ids"][0][: row["asked"][0][0]])
+    assert found[0] == found[1] == encode(source, 60 - task.room(60))["input_ids"][0]
+    assert 30 < len(found[0]) <= 40
+    assert len(found[2]) < len(found[0])  # where it is longer than what is free
 
 
 def rows_of(encode: Any, columns: dict[str, Any], **limits: Any) -> TokenRows:

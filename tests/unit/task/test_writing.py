@@ -16,11 +16,12 @@ from llmtune.core.types import Batch
 from llmtune.data.answer_rows import columns_of, decoder_row, sequence_row
 from llmtune.data.feed import EvaluationFeed, TokenTable
 from llmtune.hardware.machine import Machine
+from llmtune.model.generation import _until_stop
 from llmtune.model.word_model import WordModel
 from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.task import writing
 from llmtune.task.word_targets import WordTargets
-from llmtune.task.writing import Writing
+from llmtune.task.writing import Writing, _packed, _unpacked
 from llmtune.training.evaluation import predict
 
 PAD = STOP = 0
@@ -162,6 +163,20 @@ def test_an_encoder_decoder_answers_what_its_encoder_reads() -> None:
         pad_token_id=PAD,
     )[0, 1:].tolist()  # fmt: skip
     assert task.writing.answers(chunk)[1] == [made[: made.index(STOP)] if STOP in made else made]
+
+
+def test_what_comes_to_no_end_is_cut_wherever_it_had_to_stop() -> None:
+    model, task = decoder(), Answering()
+    rows = [{"input_ids": [5] * 62, "asked": [62]}, {"input_ids": [5] * 64, "asked": [64]}]
+    (chunk,) = predicted(task, model, table_of_rows(rows), max_tokens=64)[0].chunks()
+    for most, answers in zip((2, 0), task.writing.written(chunk)):
+        ((ids, is_cut),) = answers
+        assert len(ids) <= most
+        assert is_cut == (len(ids) == most)
+    assert _until_stop([4, 5, STOP, PAD], [STOP], PAD) == ([4, 5], False)
+    assert _until_stop([4, 5, 6], [STOP], PAD) == ([4, 5, 6], True)
+    kept = [([], True), ([7, 8], True), ([], False), ([9], False)]
+    assert _unpacked(_packed(kept)) == kept
 
 
 def test_shares_of_rows_weigh_their_tokens() -> None:
