@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,6 +26,8 @@ VERDICT, OTHER = "verdict", "other"
 """columns that are put beside a row: what its label says, and an answer of another row, as JSON"""
 TRIED = 50
 """rows that are looked at for an answer to another prompt"""
+HELD = 1000
+"""rows that are read at a time"""
 KIND, KEY = "kind", "key"
 """numbers that the encoder tells of each sequence: what it is, and 64 bits by which it is known again"""
 
@@ -162,24 +164,38 @@ def key_of(ids: Sequence[int], wanted: Sequence[int]) -> list[int]:
     return [int.from_bytes(digest[at : at + 4], "little", signed=True) for at in (0, 4)]
 
 
-def preferences(rows: Any) -> list[Preference]:
-    """What each row of a split says."""
+def preferences(rows: Any) -> Iterator[Preference]:
+    """What each row of a split says; a thousand rows are held at a time."""
     names = [name for name in rows.column_names if name not in ("file", "line")]
-    return [preference_of(dict(zip(names, values))) for values in row_values(rows, names)]
+    return (preference_of(dict(zip(names, values))) for values in row_values(rows, names))
 
 
-def mismatched(found: Sequence[Preference]) -> list[list[Message] | None]:
-    """For each row the first answer of another one that has another prompt, as KTO's zero asks for; None where none of
-    TRIED rows has. Which one is drawn hangs on the number of rows alone."""
-    order = generator(0, "mismatched", len(found)).permutation(len(found)).tolist()
-    drawn: list[list[Message] | None] = [None] * len(found)
+def prompt_key(prompt: Sequence[Message]) -> int:
+    """64 bits by which a prompt is known again."""
+    text = json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def mismatched(prompts: Sequence[int]) -> list[int | None]:
+    """For each row, of which `prompt_key` is given, another one that has another prompt, as KTO's zero asks for; None
+    where none of TRIED rows has. Which one is drawn hangs on the number of rows alone."""
+    order = generator(0, "mismatched", len(prompts)).permutation(len(prompts)).tolist()
+    drawn: list[int | None] = [None] * len(prompts)
     for place, row in enumerate(order):
         for step in range(1, min(len(order), TRIED + 1)):
-            other = found[order[(place + step) % len(order)]]
-            if other.prompt != found[row].prompt:
-                drawn[row] = other.answers[0]
+            other = order[(place + step) % len(order)]
+            if prompts[other] != prompts[row]:
+                drawn[row] = other
                 break
     return drawn
+
+
+def first_answers(rows: Any, numbers: Sequence[int | None]) -> Iterator[list[Message] | None]:
+    """The first answer of each of these rows of a split, None for None; a thousand are held at a time."""
+    for start in range(0, len(numbers), HELD):
+        part = numbers[start : start + HELD]
+        found = preferences(rows.select([number for number in part if number is not None]))
+        yield from (None if number is None else next(found).answers[0] for number in part)
 
 
 def said(columns: Mapping[str, list[Any]]) -> list[str]:

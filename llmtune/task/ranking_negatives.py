@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,14 @@ def _distinct(rng: np.random.Generator, size: int) -> Iterator[int]:
             yield place
 
 
-def with_column(rows: Any, name: str, values: Sequence[Any]) -> Any:
-    """The same rows, still memory-mapped, with a further column of JSON."""
+def with_column(rows: Any, name: str, values: Iterable[Any]) -> Any:
+    """The same rows, still memory-mapped, with a further column of JSON; a thousand values are held at a time."""
     import datasets
 
-    texts = pyarrow.array([json.dumps(value) for value in values], pyarrow.string())
-    return datasets.Dataset(rows.data.table.append_column(name, pyarrow.chunked_array([texts])))
+    texts, chunks = (json.dumps(value) for value in values), []
+    while part := list(islice(texts, 1000)):
+        chunks.append(pyarrow.array(part, pyarrow.string()))
+    return datasets.Dataset(rows.data.table.append_column(name, pyarrow.chunked_array(chunks, pyarrow.string())))
 
 
 def _columns(rows: Any) -> dict[str, list[Any]]:

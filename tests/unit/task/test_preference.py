@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from llmtune.inference.predictor import Predictor
 from llmtune.inference.run_folder import find_model, settings_of
 from llmtune.run.checkpoint import CheckpointStore
 from llmtune.run.signals import StopRequest
+from llmtune.task import preference_encoding
 from llmtune.task.preference_encoding import CHOSEN, MISMATCHED, REJECTED, UNWANTED, WANTED
 from llmtune.training.evaluation import evaluate
 from llmtune.training.trainer import Trainer
@@ -225,6 +227,23 @@ def test_every_row_of_kto_has_an_answer_to_another_prompt(tmp_path: Path) -> Non
     batch = table_of(prepared.splits["train"], prepared.tokenizer, prepared.task).batch([0, 1], None)
     assert batch.targets["kind"].tolist()[1::2] == [MISMATCHED, MISMATCHED]
     assert torch.isnan(batch.targets["reference"]).all()
+
+
+def test_other_answers_are_of_rows_with_other_prompts_however_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = [f"Q{row % 7}" for row in range(50)] + ["Alone?"], [f"A{row}" for row in range(51)]
+    rows = datasets.Dataset.from_dict({
+        "prompt": [json.dumps(one) for one in asked], "response": [json.dumps(one) for one in answers],
+        "label": ['"true"'] * 51,
+    })  # fmt: skip
+    found = list(preference_encoding.preferences(rows))
+    drawn = preference_encoding.mismatched([preference_encoding.prompt_key(one.prompt) for one in found])
+    assert all(other is not None and asked[other] != asked[row] for row, other in enumerate(drawn))
+    for held in (7, 1000):
+        monkeypatch.setattr(preference_encoding, "HELD", held)
+        given = list(preference_encoding.first_answers(rows, [None, *drawn[1:]]))
+        assert given == [None, *(found[other].answers[0] for other in drawn[1:] if other is not None)]
+    assert preference_encoding.mismatched([5] * 9) == [None] * 9
+    assert preference_encoding.mismatched([]) == []
 
 
 BAD_ROWS = [
