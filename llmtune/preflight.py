@@ -66,16 +66,17 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     Raises:
         UserError: all faults that could be found, before any weights are loaded.
     """
-    from llmtune.data.report import data_report
-    from llmtune.model.backbone import model_fingerprint
-    from llmtune.model.layers import LayerMap
-    from llmtune.model.packing_plan import plan_packing
-
     unreachable = not config.offline and on_a_hub(_places(config)) and not hub_answers()
     if unreachable:
         console.say("the model hub can't be reached: only what lies in the local cache is found")
     for name in set_environment(offline=config.offline or unreachable):
         console.say(f"{name} is set in the environment; llmtune's settings decide, it is left alone")
+    # the hub's library reads the environment once, when it is imported
+    from llmtune.data.report import data_report
+    from llmtune.model.backbone import model_fingerprint
+    from llmtune.model.layers import LayerMap
+    from llmtune.model.packing_plan import plan_packing
+
     task = config.task.build()
     labelled, model_config, *_ = all_of(
         lambda: read(config, task, console, stop),

@@ -193,6 +193,11 @@ def _folder(where: str, path: Path, shown: str, format: str) -> list[Source]:
             )
         )
     files = [entry for entry in entries if entry.is_file() and (format != "auto" or _holds_rows(entry))]
+    below = sorted(entry for entry in path.rglob("*") if entry.is_file() and entry.parent != path)
+    if folders and below and format not in ("auto", "text_folders"):
+        given = f"the folder {shown!r} holds {len(files)} file(s), and {len(below)} in folders below it"
+        fix = f"'{where}={shown}/**/*{below[0].suffix}' takes all, '{where}={shown}/*' those of the folder alone"
+        raise DataError(Fault(where, given, "", f"type {fix}"))
     if not files:
         raise DataError(Fault(where, f"the folder {shown!r} holds neither data files nor a folder per class"))
     words = {match[2].lower() for file in files if (match := SPLIT_WORD.search(file.name))}

@@ -185,6 +185,9 @@ def load_model(
     config.pad_token_id = tokenizer.pad_token_id
     if settings.path is None:
         config.vocab_size = max(len(tokenizer), getattr(config, "vocab_size", 0) if not settings.tokenizer else 0)
+        for name in ("bos_token_id", "eos_token_id"):  # a family's own may lie outside of a small vocabulary
+            if isinstance(given := getattr(config, name, None), int) and given >= config.vocab_size:
+                setattr(config, name, getattr(tokenizer, name))
     _set_dropout(config, settings.dropout)
     attention = None if settings.attention == "auto" else settings.attention
     torch.manual_seed(fold(seed, "init"))

@@ -75,7 +75,8 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
     score = "not defined" if record["score"] is None else f"{record['score']:.4f}"
     own = record.get("own", {}).get("task", record["metric"])  # beside a mean of all tasks
     score += f", {own} {record[own]:.4f}" if own != record["metric"] and own in record else ""
-    loss = f", loss {record['loss']:.4f}" if "loss" in record else ""  # none where it is of a step, not of rows
+    # none where it is of a step, not of rows
+    loss = f", loss {record['loss']:.4f}" if "loss" in record and record["metric"] != "loss" else ""
     best = ""
     if record["best_step"] is not None:
         best = "  best so far" if record["best_step"] == record["step"] else (

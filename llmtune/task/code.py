@@ -204,7 +204,7 @@ class CodeTask(WritingTask):
     def model_class(self) -> Any:
         from llmtune.model.word_model import WordModel
 
-        return WordModel("causal", tuple(self.writing.stop_ids))
+        return WordModel("causal", tuple(self.writing.stop_ids), self.writing.kept())
 
     def config_values(self) -> dict[str, Any]:
         return {}

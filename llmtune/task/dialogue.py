@@ -157,7 +157,7 @@ class DialogueTask(WritingTask):
     def model_class(self) -> Any:
         from llmtune.model.word_model import WordModel
 
-        return WordModel("causal", tuple(self.writing.stop_ids))
+        return WordModel("causal", tuple(self.writing.stop_ids), self.writing.kept())
 
     def config_values(self) -> dict[str, Any]:
         return {"eos_token_id": self.writing.stop_ids} if self.writing.stop_ids else {}

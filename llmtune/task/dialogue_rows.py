@@ -173,9 +173,10 @@ def marked(tokenizer: Any, pieces: Sequence[Piece]) -> str:
     shown = []
     for ids, is_learnt in pieces:
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        most = max(80, SHOWN_CHARS // len(pieces))
+        text = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
         shown.append(f"{LEARNT}{text}{NOT_LEARNT}" if is_learnt else text)
-    whole = "".join(shown)
-    return whole if len(whole) <= SHOWN_CHARS else f"{whole[: SHOWN_CHARS // 2]} ... {whole[-SHOWN_CHARS // 2 :]}"
+    return "".join(shown)
 
 
 def look_through(raw: Any, exact: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
