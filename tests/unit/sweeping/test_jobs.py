@@ -39,7 +39,7 @@ def faults_of(*words: str) -> list[str]:
         ("run.name=评论;", ["评论;"]),
         ("data.train=评论.csv,b.csv", ["评论.csv", "b.csv"]),
         ("data.delimiter=,", [","]),
-        ("model=glob(tiny_*)", ["tiny_bert", "tiny_gpt2", "tiny_t5"]),
+        ("freeze_policy=glob(*_layers)", ["bottom_layers", "top_layers"]),
     ],
 )
 def test_values_of_a_line(line, texts):
