@@ -24,9 +24,11 @@ def long_answers(places: Sequence[str], lengths: Sequence[int], most: int) -> Da
 
 
 def uncut_answers(places: Sequence[str], lengths: Sequence[int], most: int) -> DataError:
-    """Rows of so many tokens although all that may be lost of them was cut."""
-    return DataError(*(
-        Fault(place, f"the answer is too long to be kept whole: {length} tokens with what must stand before it, and "
-              f"data.max_tokens is {most}", "", "a larger data.max_tokens, or data.on_overlength=drop")
+    """Rows of so many tokens although all that may be lost of them was cut; `places`: of the first of them."""
+    rows = [
+        Fault(place, f"the answer is too long to be kept whole: {length} tokens with what can't be left out")
         for place, length in zip(places, lengths)
-    ))  # fmt: skip
+    ]
+    given = f"{most}, and {len(lengths)} row(s) of those looked at so far need more, the longest {max(lengths)} tokens"
+    fix = f"data.max_tokens={max(lengths)} if the model can, or data.on_overlength=drop"
+    return DataError(*rows, Fault("data.max_tokens", given, "", fix))
