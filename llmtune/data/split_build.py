@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -153,6 +154,7 @@ class SplitBuild:
         texts = [i for i, role in enumerate(used) if role in given]
         label = used.index("label") if "label" in used else None
         binding = [used.index(role.name) for role in self.roles if role.binds and role.name in used][-1:] or texts
+        paths = [used.index(role.name) for role in self.roles if role.is_path and role.name in used]
         checks = [ROW_CHECKS[role.name] for role in self.roles if role.name in ROW_CHECKS]
         for shown, line, row, reason in table.rows():
             record.read += 1
@@ -170,7 +172,11 @@ class SplitBuild:
             exact, near = splits.text_keys(*[values[i] or "" for i in texts])
             record.keys.append(exact)
             record.near.append(near)
-            record.bound.append(near if binding is texts else splits.text_keys(values[binding[0]] or "")[1])
+            if paths:  # a split hangs on what files are called, not on where all of them lie
+                bound = splits.text_keys(*[os.path.relpath(values[i] or "", table.folder) for i in paths])[1]
+            else:
+                bound = near if binding is texts else splits.text_keys(values[binding[0]] or "")[1]
+            record.bound.append(bound)
             record.labels.append(None if label is None or values[label] is None else sys.intern(str(values[label])))
             yield [*values, shown, line]
 
