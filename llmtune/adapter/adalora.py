@@ -49,7 +49,8 @@ class AdaLora:
     def check(self, prospect: Any) -> None:
         """Raises ConfigError under a freeze policy that keeps some of its modules still for good."""
         policy = prospect.config.freeze_policy
-        if policy.changes or not hasattr(policy, "trainable"):
+        # schedules are still to be built, and say so by neither
+        if getattr(policy, "changes", True) or not hasattr(policy, "trainable"):
             return  # ranks are decided once all modules train
         layers = prospect.layers
         still = (layers.adapters & layers.everything) - policy.trainable(layers, 0)

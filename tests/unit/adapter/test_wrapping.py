@@ -268,6 +268,13 @@ def test_orthogonality_is_a_sum_over_rows_whose_gradient_is_that_of_the_mean() -
     assert torch.allclose(by_sum, by_mean, atol=1e-7)
 
 
+def test_ranks_go_with_policies_that_are_schedules() -> None:
+    from types import SimpleNamespace
+
+    policy = SimpleNamespace(name="gradual")  # its settings know neither `changes` nor `trainable`
+    settings_of("adalora").check(SimpleNamespace(config=SimpleNamespace(freeze_policy=policy), layers=None))
+
+
 def test_virtual_tokens_may_start_as_words_of_a_text() -> None:
     class Tokenizer:
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
