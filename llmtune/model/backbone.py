@@ -184,10 +184,7 @@ def load_model(
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
     if settings.path is None:
-        config.vocab_size = max(len(tokenizer), getattr(config, "vocab_size", 0) if not settings.tokenizer else 0)
-        for name in ("bos_token_id", "eos_token_id"):  # a family's own may lie outside of a small vocabulary
-            if isinstance(given := getattr(config, name, None), int) and given >= config.vocab_size:
-                setattr(config, name, getattr(tokenizer, name))
+        _fit_vocabulary(config, tokenizer, made=settings.tokenizer is not None)
     _set_dropout(config, settings.dropout)
     attention = None if settings.attention == "auto" else settings.attention
     torch.manual_seed(fold(seed, "init"))
@@ -252,6 +249,16 @@ def model_fingerprint(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
 
 def _sha(plain: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, made: bool) -> None:
+    """A model without weights gets as many words as the tokenizer has; if that was not `made` for it, no fewer than its
+    family's."""
+    config.vocab_size = max(len(tokenizer), 0 if made else getattr(config, "vocab_size", 0))
+    for name in ("bos_token_id", "eos_token_id"):  # a family's own may lie outside of a small vocabulary
+        given = getattr(config, name, None)
+        if isinstance(given, int) and given >= config.vocab_size:
+            setattr(config, name, getattr(tokenizer, name))
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:

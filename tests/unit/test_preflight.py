@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,3 +70,20 @@ def test_room_that_a_run_has_taken_already_counts(
     with pytest.raises(ConfigError, match=r"checkpoints may take"):
         preflight(config, Console(quiet=True), StopRequest())
     assert preflight(config, Console(quiet=True), StopRequest(), run=tmp_path).disk_budget == budget
+
+
+def test_offline_is_said_before_the_library_of_the_hub_is_imported() -> None:
+    """It reads the environment once: said later, it would ask the hub all the same."""
+    code = (
+        "import sys; from llmtune.config.compose import run_job\n"
+        "from llmtune.preflight import preflight; from llmtune.run.console import Console\n"
+        "from llmtune.run.signals import StopRequest\n"
+        "def job(config, cfg, typed):\n"
+        "    try: preflight(config, Console(quiet=True), StopRequest())\n"
+        "    except Exception: pass\n"
+        "    return 0\n"
+        "run_job('check', ['task=sentiment', 'offline=true', 'model.path=nowhere/such', 'model=pretrained'], job)\n"
+        "from huggingface_hub import constants; sys.exit(0 if constants.HF_HUB_OFFLINE else 1)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=120).returncode == 0

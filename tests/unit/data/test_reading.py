@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from llmtune.core.errors import DataError
 from llmtune.data.roles import LABEL, TEXT
 
 ROWS = [("good film", "pos"), ("not good, not bad", "neg"), ("très étrange", "neg"), ('a "very" fine film', "pos")]
@@ -127,6 +128,13 @@ def test_several_files_globs_and_folders_of_shards(write, read):
     expected = [f"{word} {i}" for i in range(3) for word in ("row", "later")]
     for given in (["shards/part-0.csv", "shards/part-[12].csv"], "shards/*.csv", "shards"):
         assert [row["text"] for row in read(train=given).splits["train"]] == expected
+
+
+def test_a_folder_of_texts_with_folders_below_asks_which_are_meant(write, read):
+    for name in ("texts/a.txt", "texts/below/b.txt"):
+        write(name, "a line of text\n")
+    with pytest.raises(DataError, match=r"1 file\(s\), and 1 in folders below it.*\*\*/\*\.txt"):
+        read(train="texts", format="lines")
 
 
 @pytest.mark.parametrize("written", ["no", "yes", "on", "true", "True", "1", "1.0", "01", "1e5", "nan", "null", "é"])

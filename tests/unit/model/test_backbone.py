@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, PreTrainedTokenizerBase
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ModelError
-from llmtune.model.backbone import load_tokenizer, longest_row, model_fingerprint, tokenizer_sha
+from llmtune.model.backbone import load_model, load_tokenizer, longest_row, model_fingerprint, tokenizer_sha
 from llmtune.model.tokenizers import train_tokenizer
 from tests.tiny import config_of
 
@@ -40,6 +40,13 @@ def test_a_model_that_moved_is_the_same_model(tokenizer: PreTrainedTokenizerBase
     one, two = (model_fingerprint(config, tokenizer) for config in configs)
     assert one == two
     assert model_fingerprint(BertConfig(**{**SHAPE, "hidden_size": 32}), tokenizer) != one
+
+
+def test_a_model_made_for_a_small_vocabulary_has_no_ids_outside_of_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    settings = config_of("task=causal_lm", "model=tiny_gpt2").model
+    model = load_model(settings, AutoModelForCausalLM, tokenizer, seed=0).model
+    assert model.config.vocab_size == len(tokenizer)
+    assert (model.config.bos_token_id, model.config.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
