@@ -48,6 +48,9 @@ class Views(Protocol):
     ) -> torch.Tensor:
         """The task's logits of a fresh run whose word embeddings (B, T, D) went through `change`."""
 
+    def hooked(self) -> AbstractContextManager[None]:
+        """Runs within it see hooks that were set on the backbone's modules, compiled or not."""
+
 
 class Objective(Protocol):
     """One term of the loss. If it has parameters of its own it is an nn.Module and the composite registers it.

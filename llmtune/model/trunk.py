@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmtune.core.errors import Fault, ModelError
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
 from llmtune.data.feed import WANTED
@@ -22,6 +23,22 @@ from llmtune.model.outputs import logits_of
 from llmtune.model.packed import Packed
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def word_tables(model: nn.Module) -> list[nn.Module]:
+    """The modules that look word embeddings up: `get_input_embeddings()`, and all that share its table.
+
+    In encoder-decoders such as T5 and BART the former is only where the weights lie; encoder and decoder look up
+    in modules of their own.
+    """
+    words: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    encoder = model.get_encoder() if model.config.is_encoder_decoder else None  # type: ignore[operator,union-attr]
+    tables = [words] if encoder is None else [words, encoder.get_input_embeddings()]
+    shared = [
+        module for module in model.modules()
+        if isinstance(module, nn.Embedding) and any(module.weight is table.weight for table in tables)
+    ]  # fmt: skip
+    return list(dict.fromkeys([*tables, *shared]))
 
 
 class Trunk:
@@ -33,7 +50,7 @@ class Trunk:
         self.draw: int | None = None
         """a function of (seed, step, micro, rank), from which the dropout of each view is drawn; None: as it comes"""
         self._asked = {f"output_{word}": True for word in wants}
-        self._compute = self.backbone.forward
+        self._forward = self._compute = self.backbone.forward
         self._outputs: dict[str, Any] = {}
         self._logits: dict[str, torch.Tensor] = {}
         self._view: str | None = None
@@ -86,21 +103,42 @@ class Trunk:
     def perturbed(self, view: str, batch: Batch, change: Change, name: str = "perturbed") -> torch.Tensor:
         """`again`, with `change` applied to the word embeddings embedded_BTD; the whole backbone is run.
 
-        An encoder-decoder looks its decoder's words up in the same table; only the first look-up is changed.
+        An encoder-decoder looks its decoder's words up in the same table; only the first look-up, the encoder's, is
+        changed.
 
         name: where dropout derives from; "": that of the view itself.
+
+        Raises:
+            ModelError: the model looks no words up where this could see it, so nothing would be changed.
         """
-        turns = iter((change,))
+        turns = [change]
 
-        def hook(module: nn.Module, args: Any, embedded: torch.Tensor) -> torch.Tensor:
-            return next(turns, lambda same: same)(embedded)
+        def hook(module: nn.Module, args: Any, embedded: torch.Tensor) -> torch.Tensor | None:
+            return turns.pop()(embedded) if turns else None
 
-        handle = self.model.get_input_embeddings().register_forward_hook(hook)  # type: ignore[operator]
+        handles = [table.register_forward_hook(hook) for table in word_tables(self.model)]
         try:
             self._seed(f"{view}/{name}" if name else view)
-            return logits_of(self.model(**batch.views[view]))
+            with self.hooked():
+                logits = logits_of(self.model(**batch.views[view]))
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
+        if turns:
+            raise ModelError(
+                Fault("objective", f"changes word embeddings, which {type(self.model).__name__} looks up nowhere that "
+                      "it could be seen", "objectives that leave them alone, such as r_drop or mixout")
+            )  # fmt: skip
+        return logits
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """What is run within goes through the backbone as it is: compiled code does not see hooks set after it."""
+        compute, self._compute = self._compute, self._forward
+        try:
+            yield
+        finally:
+            self._compute = compute
 
     @contextmanager
     def _showing(self, view: str, batch: Batch) -> Iterator[None]:

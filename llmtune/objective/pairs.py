@@ -69,7 +69,7 @@ def mixed_logits(
         return torch.where(here_BT1, own_B11 * state_BTD + (1 - own_B11) * other_BTD, state_BTD)
 
     if bool((layer_B > 0).any()):
-        with _looking(network, keep):
+        with trunk.hooked(), _looking(network, keep):
             trunk.again(partner, batch, "mixup partner")
     else:
         states[0] = network.get_input_embeddings()(theirs["input_ids"])

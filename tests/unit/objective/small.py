@@ -24,13 +24,19 @@ NUM_CLASSES = {"single_label": 3, "multi_label": 3, "regression": 1}
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0},
-}
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "eos_token_id": 1,
+           "decoder_start_token_id": 0},
+    "bart": {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "bos_token_id": 0,
+             "eos_token_id": 1, "decoder_start_token_id": 1, "forced_eos_token_id": None},
+}  # fmt: skip
 LENGTHS = (3, 7, 5, 7, 4, 6)
 
 
 def network_of(family: str, problem: str = "single_label", *, dropout: float = 0.0) -> Any:
     """A task model in training mode with random weights, larger than usual so that its outputs differ by row."""
-    names = {"gpt2": ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
+    names = {"gpt2": ("embd_pdrop", "attn_pdrop", "resid_pdrop"), "t5": ("dropout_rate",),
+             "bart": ("dropout", "attention_dropout", "activation_dropout")}  # fmt: skip
     dropped = names.get(family, ("hidden_dropout_prob", "attention_probs_dropout_prob"))
     config = AutoConfig.for_model(
         family, **SHAPES[family], vocab_size=40, pad_token_id=0, num_labels=NUM_CLASSES[problem],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmtune.core.errors import ModelError
 from tests.unit.objective.small import (
     PROBLEMS,
     assert_same_gradients,
@@ -86,6 +87,31 @@ def test_loss_and_gradient_are_those_of_plain_torch(option: str, problem: str) -
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-3)
     close = {"rtol": 5e-3, "atol": 5e-3 * max(1.0, abs(expected.item()))}
     assert_same_gradients(gradients_of(network, found.total), gradients_of(network, expected), **close)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("option", [*KINDS, "fgm", "neftune"])
+def test_words_are_moved_in_every_family(option: str, family: str) -> None:
+    """In T5 and BART `get_input_embeddings()` is never called: encoder and decoder look words up themselves."""
+    network = network_of(family)
+    strong = {"neftune": {"alpha": 50.0}, "fgm": {"epsilon": 0.3}}.get(option, settings(option))
+    part, trunk, task = checked(option, network, **strong)
+    batch = batch_of()
+    batch.views["clean"]["input_ids"][:, -1] = 1  # T5 and BART read a row off at its last end of sequence
+    batch.views["clean"]["attention_mask"][:] = 1
+    total = part.loss(trunk, batch).total.item()
+    clean = task.loss(trunk.logits("clean", batch), batch.targets).total.item()
+    assert abs(total - (0 if option == "smart" else clean)) > 1e-3
+
+
+def test_a_model_that_looks_no_words_up_is_refused() -> None:
+    network, batch = network_of("bert"), batch_of()
+    part, trunk, _ = checked("neftune", network)
+    table = network.bert.embeddings.word_embeddings
+    network.bert.embeddings.word_embeddings = torch.nn.Embedding(*table.weight.shape)
+    network.get_input_embeddings = lambda: table
+    with pytest.raises(ModelError, match="looks up nowhere"):
+        part.loss(trunk, batch)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
