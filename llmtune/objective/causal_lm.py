@@ -16,7 +16,7 @@ from llmtune.core.protocols import Views
 from llmtune.core.ranges import positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
-from llmtune.objective.language import refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
 
 if TYPE_CHECKING:
     from llmtune.model.language_head import LanguageHead
@@ -34,14 +34,7 @@ class CausalLm:
         positive("batch_tokens", self.batch_tokens)
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
-        from llmtune.data.plain_text import PlainText, plain_rows
-
-        if self.rows is None:
-            return {}
-        return {self.name: FeedWanted(
-            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens,
-            where=f"objective.{self.name}.rows",
-        )}  # fmt: skip
+        return own_rows(config, self.name, self.rows, self.batch_tokens)
 
     def check(self, prospect: Prospect) -> None:
         refuse_other_kinds(f"objective.{self.name}", prospect, "causal")

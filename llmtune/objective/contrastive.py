@@ -17,7 +17,7 @@ from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import ANCHOR, in_batch
-from llmtune.objective.language import refuse_idle_tokens
+from llmtune.objective.language import own_rows, refuse_idle_tokens
 from llmtune.objective.r_drop import draws_dropout
 from llmtune.objective.row_comparison import Representation
 from llmtune.objective.row_views import SIDE, TEXT, CroppedViews, DropoutViews, PairViews
@@ -52,14 +52,7 @@ class Contrastive:
             raise ValueError("positives, negatives: classes of pairs; only views=pairs has such")
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
-        from llmtune.data.plain_text import PlainText, plain_rows
-
-        if self.rows is None:
-            return {}
-        return {self.name: FeedWanted(
-            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens,
-            where=f"objective.{self.name}.rows",
-        )}  # fmt: skip
+        return own_rows(config, self.name, self.rows, self.batch_tokens)
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where there are no two sights of a row: no pairs, no such classes, no dropout."""

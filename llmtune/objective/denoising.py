@@ -18,7 +18,7 @@ from llmtune.core.ranges import at_least, between, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.data.spans import Spans, sentinels_of
-from llmtune.objective.language import refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
 
 if TYPE_CHECKING:
     from llmtune.model.language_head import LanguageHead
@@ -40,14 +40,7 @@ class Denoising:
         at_least("mean_span", self.mean_span, 1)
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
-        from llmtune.data.plain_text import PlainText, plain_rows
-
-        if self.rows is None:
-            return {}
-        return {self.name: FeedWanted(
-            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens,
-            where=f"objective.{self.name}.rows",
-        )}  # fmt: skip
+        return own_rows(config, self.name, self.rows, self.batch_tokens)
 
     def check(self, prospect: Prospect) -> None:
         where = f"objective.{self.name}"

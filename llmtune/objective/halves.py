@@ -19,8 +19,12 @@ from llmtune.core.types import Batch, Loss
 from llmtune.data.feed import TokenTable
 from llmtune.data.halves import Halves
 
-Draw = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray, int]]
-"""first half, second half, a generator -> the pair that is shown, and its class (0 or 1)"""
+Draw = Callable[[int, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray, int]]
+"""number of the row, its first half, its second half, a generator -> the pair that is shown, its class (0 or 1)"""
+
+
+TRIES = 8
+"""rows that are looked at for one that can be cut"""
 
 
 class PairLoss(nn.Module):
@@ -43,7 +47,7 @@ class PairLoss(nn.Module):
         clean = batch.views["clean"]
         mask_BT = clean.get("attention_mask")
         pairs, classes = [], []
-        for row, seed in enumerate(batch.row_seeds):
+        for row, (number, seed) in enumerate(zip(batch.row_ids, batch.row_seeds)):
             ids = clean["input_ids"][row].numpy()
             ids = ids if mask_BT is None else ids[mask_BT[row].numpy() != 0]
             cut = self.halves.cut(ids)
@@ -51,7 +55,7 @@ class PairLoss(nn.Module):
                 pairs.append((ids, ids[:1]))
                 classes.append(-100)
             else:
-                first, second, answer = self.draw(*cut, generator(seed, self.name))
+                first, second, answer = self.draw(number, *cut, generator(seed, self.name))
                 pairs.append((first, second))
                 classes.append(answer)
         batch.views[self.name] = self.halves.view(pairs)
@@ -80,8 +84,13 @@ class OtherHalves:
         self.halves = halves
         self.table = TokenTable(rows, pad_id=pad_id)
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray | None:
-        """The second half of a random row; None if it can't be cut."""
-        row = int(rng.integers(len(self.table)))
-        cut = self.halves.cut(self.table.inputs(np.array([row]))["input_ids"][0].numpy())
-        return None if cut is None else cut[1]
+    def draw(self, row: int, rng: np.random.Generator) -> np.ndarray | None:
+        """The second half of another row than `row`; None if none was found that can be cut."""
+        if len(self.table) < 2:
+            return None
+        for number in rng.integers(len(self.table) - 1, size=TRIES):
+            other = int(number) + (number >= row)
+            cut = self.halves.cut(self.table.inputs(np.array([other]))["input_ids"][0].numpy())
+            if cut is not None:
+                return cut[1]
+        return None

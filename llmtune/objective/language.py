@@ -1,9 +1,11 @@
-"""What the objectives of language modelling share: which models they fit."""
+"""What the objectives of language modelling share: which models they fit, and rows of their own."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmtune.core.errors import ConfigError, Fault, ModelError
-from llmtune.core.parts import Prospect
+from llmtune.core.parts import FeedWanted, Prospect
 
 READS = {
     "masked": "reads texts as a whole; objective masked_lm fits it",
@@ -17,6 +19,19 @@ FITS = {
     "sequence": "an encoder-decoder (T5)",
 }
 TYPE = {"masked": "model=minilm", "causal": "model=gpt2", "sequence": "model=tiny_t5"}
+
+
+def own_rows(config: Any, name: str, rows: str | None, batch_tokens: int | None) -> dict[str, FeedWanted]:
+    """The plain texts of a file as the feed of objective `name`; none where it reads the task's rows."""
+    from llmtune.data.plain_text import PlainText, plain_rows
+
+    if rows is None:
+        return {}
+    return {
+        name: FeedWanted(
+            data=plain_rows(config, rows), reader=PlainText(), batch_tokens=batch_tokens, where=f"objective.{name}.rows"
+        )
+    }
 
 
 def refuse_other_kinds(where: str, prospect: Prospect, wanted: str) -> None:

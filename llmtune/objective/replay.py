@@ -15,7 +15,7 @@ from llmtune.core.ranges import at_least, between, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.objective.causal_lm import CausalLmLoss
 from llmtune.objective.generated_texts import GeneratedReplay, GeneratedTexts
-from llmtune.objective.language import refuse_idle_tokens
+from llmtune.objective.language import own_rows, refuse_idle_tokens
 from llmtune.objective.masked_lm import MaskedLmLoss
 
 GENERATED = "generated"
@@ -42,14 +42,8 @@ class Replay:
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
         """Old rows; those that are generated come when there is a model (`build`)."""
-        from llmtune.data.plain_text import PlainText, plain_rows
-
-        if self.rows in (None, GENERATED):
-            return {}
-        return {self.name: FeedWanted(
-            data=plain_rows(config, str(self.rows)), reader=PlainText(), batch_tokens=self.batch_tokens,
-            where=f"objective.{self.name}.rows",
-        )}  # fmt: skip
+        rows = None if self.rows == GENERATED else self.rows
+        return own_rows(config, self.name, rows, self.batch_tokens)
 
     def check(self, prospect: Prospect) -> None:
         from llmtune.model.language_head import head_is_there, language_kind

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.ranges import positive, weight
 from llmtune.core.schedules import weight_schedule
-from llmtune.objective.language import refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,14 +26,7 @@ class SentenceOrder:
         positive("batch_tokens", self.batch_tokens)
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
-        from llmtune.data.plain_text import PlainText, plain_rows
-
-        if self.rows is None:
-            return {}
-        return {self.name: FeedWanted(
-            data=plain_rows(config, self.rows), reader=PlainText(), batch_tokens=self.batch_tokens,
-            where=f"objective.{self.name}.rows",
-        )}  # fmt: skip
+        return own_rows(config, self.name, self.rows, self.batch_tokens)
 
     def check(self, prospect: Prospect) -> None:
         refuse_other_kinds(f"objective.{self.name}", prospect, "masked")
@@ -47,7 +40,7 @@ class SentenceOrder:
         halves = Halves(parts.token_table, parts.max_tokens)
 
         def draw(
-            first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+            row: int, first: np.ndarray, second: np.ndarray, rng: np.random.Generator
         ) -> tuple[np.ndarray, np.ndarray, int]:
             return (second, first, 1) if rng.random() < 0.5 else (first, second, 0)
 

@@ -172,6 +172,23 @@ def test_halves_make_a_pair_with_a_class(name: str, rows: list[str], tmp_path: P
     assert float(part.loss(trainer.composite.trunk, batch).count) == part.count(batch)
 
 
+def test_a_text_is_never_paired_with_its_own_half(rows: list[str], tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from llmtune.objective.halves import OtherHalves
+
+    part = made(tmp_path, *rows, "objective=[next_sentence]").composite.objectives["next_sentence"]
+    texts = [[10, 11, 12, 13, 14, 15], [20, 21, 22, 23, 24, 25], [30]]
+    table = Dataset.from_dict({"input_ids": texts, "length": [6, 6, 1]})
+    others = OtherHalves(part.halves, table, 0)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = others.draw(0, rng)
+        assert drawn is not None
+        assert set(drawn) <= set(texts[1])  # never its own; what can't be cut is passed over
+    assert OtherHalves(part.halves, table.select([0]), 0).draw(0, rng) is None
+
+
 def test_a_text_is_cut_at_the_end_of_a_sentence(rows: list[str]) -> None:
     from llmtune.objective.halves import Halves
 
