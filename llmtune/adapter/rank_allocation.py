@@ -13,7 +13,7 @@ import torch
 
 from llmtune.adapter.targets import linear_targets
 from llmtune.adapter.tuner import Tuner, has_conv1d
-from llmtune.core.types import Batch, Loss
+from llmtune.core.types import EVERY_FEED, Batch, Loss
 
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """peft's names: importance, and the running means of it and of its uncertainty; they are in no state dict"""
@@ -92,7 +92,7 @@ class Orthogonality:
     """
 
     name = "orthogonality"
-    feed = "task"
+    feed = EVERY_FEED
     views: tuple[str, ...] = ()
 
     def __init__(self, weight: float, right_rI: list[torch.Tensor], left_Or: list[torch.Tensor]):

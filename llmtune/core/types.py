@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     import torch
 
 
+EVERY_FEED = "every"
+"""`feed` of a term that is no loss of rows, such as a distance of weights: it acts whosever rows a step reads"""
+
+
 class Loss(NamedTuple):
     """A loss as a sum over items and their number, never a mean: only the loop divides, once, by the global count.
 
@@ -47,9 +51,15 @@ class TrainState:
     """sums since the last line of metrics.jsonl"""
     seconds: float = 0.0
     """spent in training so far, over all starts of the run"""
+    eval_seconds: float = 0.0
+    """spent in evaluations so far, likewise"""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def without_clocks(self) -> dict[str, Any]:
+        """What two equal runs agree on."""
+        return {name: value for name, value in self.to_json().items() if name not in ("seconds", "eval_seconds")}
 
 
 @dataclass
@@ -81,6 +91,10 @@ class Batch:
     """of each row: windows of a long text, or choices, that stand below each other in the views; 1 for a plain row"""
     facts: dict[str, list[Any]] = field(default_factory=dict)
     """what else the encoder said of each row, by name: a flat list of numbers"""
+
+    def is_read_by(self, feed: str) -> bool:
+        """Are these rows of what an objective with this `feed` reads?"""
+        return feed in (self.feed, EVERY_FEED)
 
     def to(self, device: torch.device) -> Batch:
         def move(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

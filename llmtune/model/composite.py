@@ -36,7 +36,7 @@ class Composite(nn.Module):
         losses = {}
         for name in self.objectives if active is None else active:
             part = self.objectives[name]
-            if part.feed != batch.feed:
+            if not batch.is_read_by(part.feed):
                 continue
             if name in pulls:
                 items_RD = part.represent(self.trunk, batch)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.protocols import Views
-from llmtune.core.types import Batch, Loss
+from llmtune.core.types import EVERY_FEED, Batch, Loss
+from llmtune.freeze_policy.phases import will_train
 
 
 class Starts:
@@ -39,21 +39,12 @@ def held_and_new(where: Any) -> tuple[frozenset[str], frozenset[str]]:
 
     `where`: Parts or Prospect.
     """
-    from llmtune.run.console import Console
-
-    layers, network, policy = where.layers, where.network, where.config.freeze_policy
-    # a prospect has no console yet
-    ever = _ever_trained(policy.build(SimpleNamespace(**{"console": Console(quiet=True), **vars(where)})), where)
+    layers, network, ever = where.layers, where.network, will_train(where)
     inside = {name for name in layers.places if name.startswith(f"{network.base_model_prefix}.")}
     if not hasattr(network, network.base_model_prefix):
         inside = layers.places.keys() - layers.at("head")
     held = (ever & inside) - layers.adapters
     return frozenset(held), frozenset(ever - held)
-
-
-def _ever_trained(policy: Any, where: Any) -> frozenset[str]:
-    steps = [step for step in getattr(policy, "steps_of_change", (0,)) if step < where.num_steps]
-    return frozenset().union(*(policy.trainable(where.layers, step) for step in steps)) - where.layers.fixed
 
 
 def refuse_nothing_to_hold(prospect: Any, objective: str, names: frozenset[str]) -> None:
@@ -78,7 +69,8 @@ class Nearness:
         others: weights that are new (head, adapter), whose start counts as 0.
     """
 
-    feed = "task"
+    feed = EVERY_FEED
+    """it pulls in each step, whoever's rows the step reads"""
 
     def __init__(
         self, name: str, weight: Callable[[int], float], starts: Starts, *,

@@ -14,7 +14,7 @@ from torch import nn
 from llmtune.core.errors import Diverged
 from llmtune.core.protocols import Balance, Follower
 from llmtune.core.seeds import fold
-from llmtune.core.types import Batch
+from llmtune.core.types import EVERY_FEED, Batch
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.training.apart import Apart
@@ -78,7 +78,8 @@ class Stepper:
         weights = self.balance.weights({name: part.weight(step) for name, part in self.objectives.items()})
         active = [name for name, weight in weights.items() if weight != 0]
         read = {self.objectives[name].feed for name in active}
-        batches = [batch for batch in batches if batch.feed in read]
+        read = read - {EVERY_FEED} or read
+        batches = [batch for batch in batches if any(map(batch.is_read_by, read))]
         counts, rows, real, padded = self._totals(active, batches)
         compared = compare_over_splits(self.composite, self.machine, batches, active, self._draws(step, batches))
         counts.update({name: item.count for name, item in compared.items()})
@@ -126,7 +127,7 @@ class Stepper:
 
     def _count(self, name: str, batch: Batch) -> float:
         part = self.objectives[name]
-        return part.count(batch) * batch.weight if part.feed == batch.feed else 0.0
+        return part.count(batch) * batch.weight if batch.is_read_by(part.feed) else 0.0
 
     def _draws(self, step: int, batches: list[Batch]) -> list[int]:
         """For each micro-batch what its dropout derives from, so that a resumed step draws the same."""

@@ -97,3 +97,14 @@ def test_two_processes_equal_one(
     for mine, other in zip(*logs):
         numbers = {key: value for key, value in mine.items() if key.startswith(("loss", "weight"))}
         assert {key: other[key] for key in numbers} == pytest.approx(numbers, abs=1e-6)
+
+
+def test_a_distance_pulls_in_each_step_whoevers_rows_it_reads(rows: list[str], tmp_path: Path) -> None:
+    words = together(*SETS[:2], "objective=l2_sp")
+    prepared = prepared_of(*TINY, *rows, *WORDS, *words, BESIDE, "sampling=round_robin", "train.log_every=1")
+    trainer_of(prepared, tmp_path / "run").fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["split"] == "train"]
+    assert steps
+    assert all("l2_sp" in "".join(line) for line in steps)
+    assert not all(any("auxiliary" in key for key in line) for line in steps)
