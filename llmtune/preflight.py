@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,7 @@ from llmtune.core.environment import hub_answers, on_a_hub, set_environment
 from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import FeedRows, Parts, Prospect
 from llmtune.plan import disk_budget, epoch_steps, make_order, num_steps, peak_lr
-from llmtune.reading import all_of, encode, own_feeds, plain_texts, read, watched_rows
+from llmtune.reading import all_of, encode, own_feeds, read, tokenizer_of, watched_rows
 from llmtune.run.console import Console
 from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
@@ -86,7 +83,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     )
     raw, labels = labelled
     stop.check("reading data")
-    tokenizer = _tokenizer(config, task, raw, model_config, console)
+    tokenizer = tokenizer_of(config, task, raw, model_config, console)
     max_tokens = _max_tokens(config, task, model_config, tokenizer)
     encoded = encode(config, task, raw, labels, tokenizer, max_tokens, console, stop)
     task.set_loss(config.train, _targets(labels, encoded))
@@ -116,8 +113,17 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
         max_tokens=max_tokens, order=order, feeds=feeds, watched=watched, num_steps=steps, steps_per_epoch=per_epoch,
         peak_lr=peak_lr(config), prefix=_prefix_plan(prospect, max_tokens, console),
         packing=plan_packing(config, network), parameters=parameters, disk_budget=budget, report=report,
-        fingerprints=fingerprints | {f"rows of {name}": rows.fingerprint for name, rows in feeds.items()},
+        fingerprints=fingerprints | _beside(config, feeds),
     )  # fmt: skip
+
+
+def _beside(config: Config, feeds: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of what else a run reads, which a run that is gone on with must find again."""
+    found = {f"rows of {name}": rows.fingerprint for name, rows in feeds.items()}
+    for part in [*config.objective.values(), *config.augmentation.values()]:
+        if hasattr(part, "fingerprints"):
+            found |= part.fingerprints()
+    return found
 
 
 def _targets(labels: Any, encoded: Any) -> Sequence[Any]:
@@ -164,41 +170,6 @@ def _hardware(config: Config) -> None:
         )
 
 
-def _tokenizer(config: Config, task: Any, raw: Any, model_config: Any, console: Console) -> Any:
-    """The model's tokenizer; one trained on the training rows, and on what a task says itself, is kept in the cache."""
-    from llmtune.data.cache import cached, code_version
-    from llmtune.model import speech_tokenizers, tokenizers
-    from llmtune.model.backbone import load_tokenizer, open_tokenizer
-
-    settings = config.model
-    if settings.tokenizer is None:
-        return _with_new_tokens(load_tokenizer(settings, ()), task)
-
-    own = getattr(task, "own_texts", [])
-
-    def build(folder: Path) -> None:
-        rows = raw.splits["train"]
-        texts = (text for batch in rows.iter(1000) for some in plain_texts(task, batch) for text in some or () if text)
-        load_tokenizer(settings, itertools.chain(texts, own)).save_pretrained(folder)
-
-    key = {
-        "rows": raw.fingerprint, "settings": dataclasses.asdict(settings.tokenizer),
-        "config": model_config.to_dict(), "code": code_version(tokenizers, speech_tokenizers),
-        **({"own": own} if own else {}),
-    }  # fmt: skip
-    key = json.loads(json.dumps(key, default=str))
-    folder = cached("tokenizer", key, build, _cache_root(config), console.note)
-    return _with_new_tokens(open_tokenizer(folder), task)
-
-
-def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
-    """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
-    wanted = task.new_tokens(tokenizer) if callable(getattr(task, "new_tokens", 0)) else getattr(task, "new_tokens", ())
-    added = [token for token in wanted if token not in tokenizer.all_special_tokens]
-    tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
-    return tokenizer
-
-
 def _prefix_plan(prospect: Prospect, max_tokens: int, console: Console) -> PrefixPlan:
     from llmtune.hardware.machine import pick_device
     from llmtune.model.prefix_plan import plan_prefix, prefix_home
@@ -212,10 +183,6 @@ def _prefix_plan(prospect: Prospect, max_tokens: int, console: Console) -> Prefi
     )  # fmt: skip
     home = prefix_home(config, console.note)
     return plan_prefix(parts, config.freeze_policy.build(parts), pick_device(config.hardware), home)
-
-
-def _cache_root(config: Config) -> Path | None:
-    return Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
 
 
 def _max_tokens(config: Config, task: Any, model_config: Any, tokenizer: Any) -> int:

@@ -1,4 +1,4 @@
-"""Rows read and encoded: the task's, and those that objectives bring besides."""
+"""Rows read and encoded: the task's, and those that objectives bring besides; the tokenizer they are encoded with."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from llmtune.config.settings import Config
@@ -154,3 +157,39 @@ def _naming(where: str | None) -> Iterator[None]:
         key = re.compile(r"\b(data\.columns|data(?!\.max_tokens)|task)\.(?=\w)")
         moved = [key.sub(f"{where}.", str(fault)) for fault in error.faults]
         raise type(error)(*moved) from error
+
+
+def tokenizer_of(config: Config, task: Any, raw: Any, model_config: Any, console: Console) -> Any:
+    """The model's tokenizer; one trained on the training rows, and on what a task says itself, is kept in the cache."""
+    from llmtune.data.cache import cached, code_version
+    from llmtune.model import speech_tokenizers, tokenizers
+    from llmtune.model.backbone import load_tokenizer, open_tokenizer
+
+    settings = config.model
+    if settings.tokenizer is None:
+        return _with_new_tokens(load_tokenizer(settings, ()), task)
+
+    own = getattr(task, "own_texts", [])
+
+    def build(folder: Path) -> None:
+        rows = raw.splits["train"]
+        texts = (text for batch in rows.iter(1000) for some in plain_texts(task, batch) for text in some or () if text)
+        load_tokenizer(settings, itertools.chain(texts, own)).save_pretrained(folder)
+
+    key = {
+        "rows": raw.fingerprint, "settings": dataclasses.asdict(settings.tokenizer),
+        "config": model_config.to_dict(), "code": code_version(tokenizers, speech_tokenizers),
+        **({"own": own} if own else {}),
+    }  # fmt: skip
+    key = json.loads(json.dumps(key, default=str))
+    root = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
+    folder = cached("tokenizer", key, build, root, console.note)
+    return _with_new_tokens(open_tokenizer(folder), task)
+
+
+def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
+    """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
+    wanted = task.new_tokens(tokenizer) if callable(getattr(task, "new_tokens", 0)) else getattr(task, "new_tokens", ())
+    added = [token for token in wanted if token not in tokenizer.all_special_tokens]
+    tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
+    return tokenizer

@@ -29,6 +29,12 @@ class Ewc:
         weight("weight", self.weight)
         at_least("sample_rows", self.sample_rows, 1)
 
+    def fingerprints(self) -> dict[str, str]:
+        """The importances are found anew when a run goes on: from the same texts."""
+        from llmtune.data.cache import file_sha
+
+        return {} if self.rows is None else {f"rows of {self.name}": file_sha(Path(self.rows).expanduser())}
+
     def build(self, parts: Parts) -> Nearness:
         """Computes the importances: one forward and backward pass for each row of the sample, on the run's device."""
         from llmtune.hardware.machine import pick_device

@@ -91,3 +91,19 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"objective.ewc.rows: no file .*old.txt; a file of plain text"):
         settings_of("ewc", rows=str(tmp_path / "old.txt")).check(prospect_of(None))
+
+
+def test_a_run_that_goes_on_must_find_the_same_old_texts(tmp_path: Path) -> None:
+    from llmtune.core.errors import ResumeError
+    from llmtune.run.checkpoint import CheckpointStore
+    from tests.tiny import TINY, prepared_of, trainer_of, write_rows
+
+    old = tmp_path / "old.txt"
+    old.write_text("an old text\nanother one\n")
+    words = (*TINY, *write_rows(tmp_path), "objective=[supervised,ewc]", f"objective.ewc.rows={old}",
+             "train.max_steps=2", "train.batch_rows=12")  # fmt: skip
+    trainer_of(prepared_of(*words), tmp_path / "run").fit()
+    old.write_text("an old text\nyet another one\n")
+    checkpoint = CheckpointStore(tmp_path / "run" / "checkpoints", keep=1).newest_good(print)
+    with pytest.raises(ResumeError, match="rows of ewc changed"):
+        trainer_of(prepared_of(*words), tmp_path / "again").resume(checkpoint)
