@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import at_least, between
 from llmtune.core.seeds import fold
+
+SOURCE = "{source}"
+"""in a template: where the text stands"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +45,45 @@ class BackTranslation:
 
         assert self.there is not None  # refused by `check`
         assert self.back is not None
-        device = pick_device(parts.config.hardware)
-        ways = [Translator(place, self.strength, self.max_new_tokens, device) for place in (self.there, self.back)]
-        return TranslationChange(self, ways)
+        device, seed = pick_device(parts.config.hardware), parts.config.seed
+        ways = [Translator(place, self.strength, self.max_new_tokens, device, seed) for place in (self.there, self.back)]
+        return TranslationChange(self, ways, parts.console.say)
 
 
 class TranslationChange:
     """There and back. A text has one translation in all epochs: each is made once, and alone, so that it depends
     on nothing else."""
 
-    def __init__(self, settings: BackTranslation, ways: list[Any]):
+    def __init__(self, settings: BackTranslation, ways: list[Any], say: Callable[[str], None]):
         self.name, self.share = settings.name, settings.share
-        self.ways = ways
+        self.ways, self.say = ways, say
         self._known: dict[str, str] = {}
 
     def text(self, text: str, rng: np.random.Generator) -> str:
         if text not in self._known:
-            translated = text
+            stations = [text]
             for way in self.ways:
-                translated = way(translated) if translated.strip() else translated
-            self._known[text] = translated if translated.strip() else text
+                stations.append(way(stations[-1]) if stations[-1].strip() else stations[-1])
+            if not self._known:  # so that a translator that was asked in the wrong way is seen
+                self.say("back_translation, the first text: " + " -> ".join(repr(station[:200]) for station in stations))
+            self._known[text] = stations[-1] if stations[-1].strip() else text
         return self._known[text]
 
 
 class Translator:
-    """A folder with an encoder-decoder at work: text in, text out; loaded when it is first asked."""
+    """A folder with an encoder-decoder at work: text in, text out; loaded when it is first asked.
 
-    def __init__(self, place: str, temperature: float, max_new_tokens: int, device: str):
+    A model that llmtune trained is asked in the words of its template (`task.template`) and in its source language.
+    """
+
+    def __init__(self, place: str, temperature: float, max_new_tokens: int, device: str, seed: int):
         self.folder = _model_folder(place)
-        self.temperature, self.max_new_tokens, self.device = temperature, max_new_tokens, device
+        self.temperature, self.max_new_tokens, self.device, self.seed = temperature, max_new_tokens, device, seed
+        card = self.folder / "llmtune.json"
+        trained = json.loads(card.read_text(encoding="utf-8"))["task"]["settings"] if card.exists() else {}
+        template = trained.get("template") or "auto"
+        self.template = SOURCE if template == "auto" else template.replace("\\n", "\n")
+        self.language = trained.get("source_language")
         self._loaded: Any = None
 
     def __call__(self, text: str) -> str:
@@ -77,15 +92,19 @@ class Translator:
 
         if self._loaded is None:
             model = AutoModelForSeq2SeqLM.from_pretrained(self.folder).eval().to(self.device)
-            self._loaded = (model, AutoTokenizer.from_pretrained(self.folder))
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            if self.language is not None:
+                tokenizer.src_lang = self.language
+            self._loaded = (model, tokenizer)
         model, tokenizer = self._loaded
         most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 512)
-        inputs = tokenizer(text, truncation=True, max_length=most, return_tensors="pt").to(self.device)
+        asked = self.template.replace(SOURCE, text)
+        inputs = tokenizer(asked, truncation=True, max_length=most, return_tensors="pt").to(self.device)
         inputs.pop("token_type_ids", None)
         how = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         devices = [self.device] if self.device == "cuda" else []
         with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(fold(0, "translation", text))
+            torch.manual_seed(fold(self.seed, "translation", text))
             ids = model.generate(**inputs, **how, num_beams=1, max_new_tokens=self.max_new_tokens)
         return tokenizer.decode(ids[0], skip_special_tokens=True)
 

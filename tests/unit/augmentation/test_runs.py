@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,23 @@ def test_back_translation_by_local_models(rows: list[str], tmp_path: Path) -> No
     again = trainer_of(prepared_of(*words), tmp_path / "again")
     assert seen(again, range(1)) == one
     trainer.fit()
+
+
+def test_a_translator_is_asked_in_the_words_it_was_trained_with(rows: list[str], tmp_path: Path) -> None:
+    from llmtune.augmentation.back_translation import Translator
+
+    folder = tiny_translator(tmp_path / "t5", rows)
+    settings = {"template": "small {source} house", "source_language": None}
+    (folder / "llmtune.json").write_text(json.dumps({"task": {"settings": settings}}))
+    one = Translator(str(folder), 1.0, 5, "cpu", seed=1)
+    one("street")
+    model, tokenizer = one._loaded
+    asked = []
+    generate, model.generate = model.generate, lambda **how: (asked.append(how["input_ids"]), generate(**how))[1]
+    first = one("street")
+    assert tokenizer.decode(asked[0][0], skip_special_tokens=True) == "small street house"
+    assert one("street") == first
+    assert {Translator(str(folder), 1.0, 5, "cpu", seed=seed)("street") for seed in range(6)} != {first}
 
 
 def test_plain_texts_are_changed_too(rows: list[str], tmp_path: Path) -> None:
