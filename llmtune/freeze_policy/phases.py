@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from llmtune.core.clock import period_steps
+from llmtune.run.console import Console
+
+LOOKS = 64
 
 
 class Phase(NamedTuple):
@@ -45,6 +49,24 @@ def evenly(stages: Sequence[tuple[str, ...]], every: int | str, where: Any, shar
 
 
 def ever_trained(policy: Any, layers: Any, num_steps: int) -> frozenset[str]:
-    """All names that train at some step of a run of `num_steps`."""
-    steps = [step for step in getattr(policy, "steps_of_change", (0,)) if step < num_steps]
-    return frozenset().union(*(policy.trainable(layers, step) for step in steps))
+    """All names that train at some step of a run of `num_steps`.
+
+    Of a policy that changes and tells no `steps_of_change`: at some of LOOKS steps, spread evenly.
+    """
+    if not policy.changes:
+        steps: Sequence[int] = (0,)
+    elif hasattr(policy, "steps_of_change"):
+        steps = [step for step in policy.steps_of_change if step < num_steps]
+    else:
+        steps = [*range(0, num_steps, max(1, num_steps // LOOKS)), num_steps - 1]
+    return frozenset().union(*(policy.trainable(layers, step) for step in steps)) - layers.fixed
+
+
+def will_train(where: Any) -> frozenset[str]:
+    """Of the task model's parameters those that train at some step of the run.
+
+    `where`: Parts or Prospect.
+    """
+    # a prospect has no console yet, and what a policy says is said where the run's own is built
+    quiet = SimpleNamespace(**{**vars(where), "console": Console(quiet=True)})
+    return ever_trained(where.config.freeze_policy.build(quiet), where.layers, where.num_steps)
