@@ -39,8 +39,10 @@ class Schedule:
 
 
 def _wsd(progress: float, schedule: Schedule) -> float:
-    stable = 1 - schedule.decay_share
-    return 1.0 if progress <= stable else (1 - progress) / max(schedule.decay_share, 1e-9)
+    # the fall is a share of all steps, however many of them are warm-up; it waits for the end of that
+    after_warmup = max(1, schedule.num_steps - schedule.warmup_steps)
+    falling = min(1.0, schedule.decay_share * schedule.num_steps / after_warmup)
+    return 1.0 if progress <= 1 - falling else (1 - progress) / max(falling, 1e-9)
 
 
 def _inverse_sqrt(progress: float, schedule: Schedule) -> float:

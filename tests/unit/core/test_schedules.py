@@ -36,8 +36,22 @@ def test_shapes_have_their_formula_half_way() -> None:
     assert values("constant")[half] == 1.0
     assert values("polynomial", power=2.0)[half] == pytest.approx(0.25)
     assert values("inverse_sqrt")[half] == pytest.approx(math.sqrt(10 / 55))
-    assert values("wsd", decay_share=0.5)[half] == pytest.approx(1.0)
-    assert values("wsd", decay_share=0.5)[78] == pytest.approx((1 - 68 / 90) / 0.5)
+    assert values("wsd", decay_share=0.4)[half] == pytest.approx(1.0)
+    assert values("wsd", decay_share=0.4)[78] == pytest.approx(22 / 40)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 100, 500, 800])
+def test_wsd_falls_in_the_last_share_of_all_steps_whatever_the_warmup(warmup: int) -> None:
+    schedule = Schedule(shape="wsd", num_steps=1000, warmup_steps=warmup, decay_share=0.2)
+    assert [schedule(step) for step in range(warmup, 801)] == pytest.approx([1.0] * (801 - warmup))
+    assert [schedule(step) for step in range(800, 1000)] == pytest.approx([1 - step / 200 for step in range(200)])
+
+
+def test_wsd_falls_from_the_peak_where_warmup_ends_late() -> None:
+    schedule = Schedule(shape="wsd", num_steps=1000, warmup_steps=900, decay_share=0.2)
+    assert schedule(899) == schedule(900) == 1.0
+    assert schedule(950) == pytest.approx(0.5)
+    assert schedule(1000) == pytest.approx(0.0)
 
 
 def test_restarts_go_back_to_the_peak_in_equal_cycles_and_end_low() -> None:
