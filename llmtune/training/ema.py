@@ -64,6 +64,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         rate = self.rate(step)
         if rate == 0:
+            self.average.clear()  # what a run that now goes on for longer averaged before
             return
         if self.average:
             torch._foreach_lerp_(list(self.average.values()), [self.parameters[name] for name in self.average], rate)

@@ -55,6 +55,21 @@ def test_equal_average_has_a_sample_however_short_the_run(share: float, num_step
     assert rate(first) == 1.0
 
 
+def test_a_run_that_goes_on_for_longer_forgets_the_average_of_its_first_end() -> None:
+    net = nn.Linear(2, 2)
+    short, longer = WeightAverage(net, equal_from(0.5, 10)), WeightAverage(net, equal_from(0.5, 30))
+    for step in range(10):
+        moved(net, float(step))
+        short.update(step)
+    tensors, plain = short.state()
+    longer.load_state({name: value.clone() for name, value in tensors.items()}, plain)
+    for step in range(10, 30):
+        moved(net, float(step))
+        longer.update(step)
+        with longer.in_place():
+            assert net.weight[0, 0].item() == pytest.approx(step if step < 15 else (15 + step) / 2)
+
+
 def test_before_the_average_begins_weights_are_their_own() -> None:
     net = nn.Linear(2, 2)
     average = WeightAverage(net, equal_from(0.5, 10))
