@@ -7,13 +7,18 @@ from typing import Any, ClassVar
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts
+from llmtune.core.ranges import positive
 from llmtune.freeze_policy.choosing import refuse_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiasOnly:
     name: str
+    lr_factor: float
     changes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive("lr_factor", self.lr_factor)
 
     def build(self, parts: Parts) -> BiasOnly:
         return self

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmtune.core.parts import Parts
+from llmtune.core.ranges import positive
 from llmtune.freeze_policy.choosing import refuse_empty_head, refuse_idle_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOnly:
     name: str
+    lr_factor: float
     changes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive("lr_factor", self.lr_factor)
 
     def build(self, parts: Parts) -> HeadOnly:
         return self

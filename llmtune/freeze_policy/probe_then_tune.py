@@ -7,6 +7,7 @@ from typing import Any
 
 from llmtune.core.clock import parse_period, period_steps
 from llmtune.core.parts import Parts
+from llmtune.core.ranges import positive
 from llmtune.freeze_policy.choosing import refuse_empty_head, refuse_idle_adapter
 from llmtune.freeze_policy.phases import Phase, Phases, ever_trained
 
@@ -15,9 +16,11 @@ from llmtune.freeze_policy.phases import Phase, Phases, ever_trained
 class ProbeThenTune:
     name: str
     probe: int | str
+    probe_lr_factor: float
 
     def __post_init__(self) -> None:
         parse_period("probe", self.probe)
+        positive("probe_lr_factor", self.probe_lr_factor)
 
     def build(self, parts: Parts) -> Phases:
         return self._phases(parts)
@@ -30,4 +33,4 @@ class ProbeThenTune:
 
     def _phases(self, where: Any) -> Phases:
         tune = period_steps(self.probe, where.steps_per_epoch) or 1
-        return Phases([Phase(0, ("head",)), Phase(tune, tuple(where.layers.order))])
+        return Phases([Phase(0, ("head",), self.probe_lr_factor), Phase(tune, tuple(where.layers.order))])

@@ -55,7 +55,7 @@ def timeline_lines(timeline: Sequence[Mapping[str, Any]], places: Sequence[str],
     reached = [line for line in timeline if line["step"] < num_steps]
     if len(timeline) < 2:
         return []
-    words = [f"from step {line['step']} {_words(line['places'], places)}" for line in reached]
+    words = [f"from step {line['step']} {_words(line['places'], places)}{_at_rate(line)}" for line in reached]
     if len(words) > MOST_PHASES:
         words = [*words[: MOST_PHASES - 2], "...", words[-1]]
     lines = [f"trains {'; '.join(words)}"]
@@ -66,6 +66,11 @@ def timeline_lines(timeline: Sequence[Mapping[str, Any]], places: Sequence[str],
             f"{_words(first['places'], places)}"
         )
     return lines
+
+
+def _at_rate(line: Mapping[str, Any]) -> str:
+    factor = line.get("lr_factor", 1)
+    return "" if factor == 1 else f" at {factor:g} times the learning rate"
 
 
 def _words(trained: Sequence[str], places: Sequence[str]) -> str:

@@ -19,3 +19,8 @@ def test_automatic_learning_rate_is_the_models_for_the_optimizer(option: str) ->
     config = config_of(*words)
     assert peak_lr(config) == pytest.approx(FACTORS[option] * config.model.recommended.lr)
     assert peak_lr(config_of(*words, "optimizer.lr=0.01")) == 0.01
+
+
+def test_a_policy_that_trains_little_trains_it_faster() -> None:
+    whole, head = (config_of("task=sentiment", f"freeze_policy={name}") for name in ("none", "head_only"))
+    assert peak_lr(head) == pytest.approx(20 * peak_lr(whole))

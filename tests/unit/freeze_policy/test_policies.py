@@ -20,7 +20,7 @@ from transformers import (
 from llmtune.config.locate import conf_dir
 from llmtune.config.shelf import find_part
 from llmtune.core.errors import ConfigError
-from llmtune.model.layers import LayerMap
+from llmtune.model.layers import LayerMap, wrap
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 GPT2 = {"n_embd": 16, "n_layer": 4, "n_head": 2, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0}
@@ -45,11 +45,13 @@ def layers_of(model: Any, prefix: str | None = None) -> LayerMap:
     return LayerMap.of(model, prefix or model.base_model_prefix)
 
 
-def with_lora(model: Any, **settings: Any) -> Any:
+def with_lora(model: Any, **settings: Any) -> LayerMap:
     import peft
 
     config = peft.LoraConfig(r=2, target_modules=["query", "value"], **settings)
-    return peft.inject_adapter_in_model(config, model)
+    adapter = SimpleNamespace(wrap=lambda network: peft.inject_adapter_in_model(config, network))
+    network, added = wrap(adapter, model)
+    return LayerMap.of(network, model.base_model_prefix, added)
 
 
 def policy(option: str, /, **changed: Any) -> Any:
@@ -143,6 +145,19 @@ def test_probe_then_tune(family: str) -> None:
     assert trained("probe_then_tune", layers, 20, probe="2ep") == set(layers.places)
 
 
+def test_a_probe_has_a_learning_rate_of_its_own() -> None:
+    layers = layers_of(network("bert"))
+    built = policy("probe_then_tune", probe="2ep", probe_lr_factor=30).build(where(layers))
+    assert [built.lr_factor_at(step) for step in (0, 19, 20, 99)] == [30, 30, 1, 1]
+
+
+def test_the_first_quarter_of_a_run_tunes_where_nothing_is_said() -> None:
+    layers = layers_of(network("bert"))
+    assert trained("tune_then_probe", layers, 24) == set(layers.places)
+    assert trained("tune_then_probe", layers, 25) == matching(layers, HEAD["bert"])
+    assert trained("tune_then_probe", layers, 25, tune="3ep") == set(layers.places)
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
 def test_chain_thaw_goes_up_one_place_at_a_time(family: str) -> None:
     layers = layers_of(network(family))
@@ -203,6 +218,9 @@ WRONG = [
     ("gradual", {"every": "often"}, "every: 'often' is no period"),
     ("gradual", {"at_once": 0}, "at_once: 0 is too small"),
     ("probe_then_tune", {"probe": 0}, "probe: 0 is no period"),
+    ("probe_then_tune", {"probe_lr_factor": 0}, "probe_lr_factor: 0 is too small"),
+    ("head_only", {"lr_factor": -1}, "lr_factor: -1 is too small"),
+    ("tune_then_probe", {"tune": "x"}, "tune: 'x' is no period"),
     ("chain_thaw", {"every": "1.5"}, "every: '1.5' is no period"),
     ("converging", {"percentile": 101}, "percentile: 101 is out of range"),
     ("converging", {"keep": 0}, "keep: 0 is too small"),
@@ -260,7 +278,7 @@ WITH_ADAPTER: list[tuple[str, dict[str, Any], str]] = [
 
 
 def test_with_an_adapter_the_base_stays_as_it_is() -> None:
-    layers = layers_of(with_lora(network("bert")))
+    layers = with_lora(network("bert"))
     assert len(layers.adapters) == 4 * 2 * 2
     for option, changed, expected in WITH_ADAPTER:
         part = policy(option, **changed)
@@ -289,6 +307,6 @@ def test_with_an_adapter_the_base_stays_as_it_is() -> None:
 def test_a_policy_that_contradicts_the_adapter_is_refused(
     option: str, changed: dict[str, Any], more: dict[str, Any], message: str
 ) -> None:
-    layers = layers_of(with_lora(network("bert"), **more))
+    layers = with_lora(network("bert"), **more)
     with pytest.raises(ConfigError, match=message):
         policy(option, **changed).check(where(layers, adapter="lora"))

@@ -84,5 +84,5 @@ def test_a_backbone_that_stays_as_it_is_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match=r"freeze_policy=pattern, adapter=none.*type freeze_policy=none adapter=none"):
         settings.check(prospect)
-    prospect.config.freeze_policy = HeadOnly(name="head_only")  # the pooler is pretrained and trains
+    prospect.config.freeze_policy = HeadOnly(name="head_only", lr_factor=20)  # the pooler is pretrained and trains
     settings.check(prospect)

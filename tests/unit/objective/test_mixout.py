@@ -98,7 +98,7 @@ def test_what_can_not_be_mixed_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         settings.check(prospect)
     assert len(caught.value.faults) == 2
-    prospect.config.freeze_policy = HeadOnly(name="head_only")
+    prospect.config.freeze_policy = HeadOnly(name="head_only", lr_factor=20)
     with pytest.raises(ConfigError, match="type freeze_policy=none"):
         settings.check(prospect)
     with pytest.raises(ValueError, match="probability: 1"):

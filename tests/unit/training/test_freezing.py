@@ -276,6 +276,18 @@ def test_timeline_says_what_joins_and_what_comes_too_late() -> None:
     assert timeline_lines(timeline[:1], present, 40) == []
 
 
+def test_a_phase_with_another_learning_rate_is_told() -> None:
+    order = ["embeddings", *(f"layer {i}" for i in range(4)), "final", "head"]
+    freezing = frozen(network("bert"), policy=Phases([Phase(0, ("head",), 20.0), Phase(10, tuple(order))]))
+    freezing.apply(0)
+    groups = [{"factor": 1.0, "names": sorted(freezing.trainable or ())}]
+    assert freezing.table(groups, 1e-3)[-1]["lr"] == [0.02]
+    present = [row[0] for row in freezing.counts()]
+    assert timeline_lines(freezing.timeline(), present, 40) == [
+        "trains from step 0 head at 20 times the learning rate; from step 10 everything"
+    ]
+
+
 def test_tied_tensors_that_stay_frozen_are_named() -> None:
     from transformers import AutoModelForCausalLM
 
