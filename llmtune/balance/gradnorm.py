@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.balance.terms import Adam, balanced_names, means, refuse_one_term, refuse_without_gradients
+from llmtune.balance.terms import Adam, means, refuse_one_term, refuse_without_gradients
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import at_least, positive
+from llmtune.core.terms import TINY, falls, share_left, terms_of
 
 SMALLEST = 1e-3
 """a weight never reaches 0: it could not come back"""
@@ -25,13 +26,13 @@ class GradNorm:
         positive("lr", self.lr)
 
     def check(self, prospect: Prospect) -> None:
-        refuse_one_term(prospect)
+        refuse_one_term(prospect, falls)
         refuse_without_gradients(prospect)
 
     def build(self, parts: Parts) -> LikeNorms:
         layers = parts.layers
         shared = [layers.at(place) for place in reversed(layers.order) if place not in ("head", "final")]
-        return LikeNorms(balanced_names(parts), self, shared)
+        return LikeNorms(terms_of(parts, falls), self, shared)
 
 
 class LikeNorms:
@@ -41,7 +42,8 @@ class LikeNorms:
 
     with G_i the norm of the gradient of w_i L_i on the topmost shared layer that trains; what G_i is compared with
     counts as constant. The weight of an objective is its own times w_i. Only objectives that a step had items of,
-    and whose gradient reaches that layer, are changed by it.
+    and whose gradient reaches that layer, are changed by it. Beyond the paper: L_i / L_i(0) is at most 1, since L_i(0)
+    is that of one batch and may be next to nothing; a loss that starts at 0 whatever the batch keeps its own weight.
     """
 
     learns = True
@@ -49,7 +51,7 @@ class LikeNorms:
     def __init__(self, names: list[str], settings: GradNorm, watched: list[frozenset[str]]):
         self.factors = dict.fromkeys(names, 1.0)
         self.starts: dict[str, float] = {}
-        """first loss that was not 0"""
+        """by objective: its first loss"""
         self.alpha = settings.alpha
         self.adam = Adam(settings.lr)
         self.watched = watched
@@ -60,9 +62,8 @@ class LikeNorms:
     def follow(self, step: int, result: Any) -> None:
         ratios = {}
         for name, loss in means(result.sums, list(self.factors)).items():
-            if loss > 0:
-                self.starts.setdefault(name, loss)
-                ratios[name] = loss / self.starts[name]
+            if loss > TINY:
+                ratios[name] = share_left(loss, self.starts.setdefault(name, loss))
         norms = {name: result.norms[name] for name in ratios if result.norms.get(name)}
         if len(norms) < 2:
             return

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmtune.balance.terms import balanced_names, refuse_one_term, refuse_without_gradients
+from llmtune.balance.terms import refuse_one_term, refuse_without_gradients
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.seeds import generator
+from llmtune.core.terms import is_balanced, terms_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +22,11 @@ class PCGrad:
     name: str
 
     def check(self, prospect: Prospect) -> None:
-        refuse_one_term(prospect)
+        refuse_one_term(prospect, is_balanced)
         refuse_without_gradients(prospect)
 
     def build(self, parts: Parts) -> Projections:
-        return Projections(balanced_names(parts), parts.config.seed, frozenset(parts.layers.places))
+        return Projections(terms_of(parts, is_balanced), parts.config.seed, frozenset(parts.layers.places))
 
 
 class Projections:

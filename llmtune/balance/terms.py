@@ -1,4 +1,4 @@
-"""What ways of balancing share: which losses they balance, plain-number Adam, and what they refuse."""
+"""What ways of balancing share: plain-number Adam, means of losses, and what they refuse."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ import math
 from collections.abc import Mapping
 
 from llmtune.core.errors import ConfigError, Fault
-from llmtune.core.parts import Parts, Prospect
+from llmtune.core.parts import Prospect
+from llmtune.core.terms import Kind, falls, num_terms
 
 
-def balanced_names(parts: Parts) -> list[str]:
-    """Objectives that the user chose, but those that are no task's loss (settings with `balanced = False`).
-
-    `parts.network` is the Composite. An adapter's own terms are left alone.
-    """
-    chosen = {name for name, part in parts.config.objective.items() if getattr(part, "balanced", True)}
-    return [name for name in parts.network.objectives if name.split("/")[0] in chosen]
-
-
-def refuse_one_term(prospect: Prospect) -> None:
-    """ConfigError where there is one loss alone."""
-    parts = prospect.config.objective.values()
-    if sum(getattr(part, "num_terms", 1) for part in parts if getattr(part, "balanced", True)) < 2:
-        raise ConfigError(
-            Fault("balance", f"{prospect.config.balance.name}, but there is one loss to balance", "two or more",
-                  "type balance=fixed")
-        )  # fmt: skip
+def refuse_one_term(prospect: Prospect, kind: Kind) -> None:
+    """ConfigError where fewer than two losses are of the kind (`is_balanced` or `falls`) that the balance weighs."""
+    config = prospect.config
+    number = num_terms(config, kind)
+    if number >= 2:
+        return
+    given = f"{config.balance.name}, but there is {'one' if number else 'no'} loss to balance"
+    beside = [name for name, settings in config.objective.items() if not kind(settings)]
+    if beside:
+        given += f" beside {', '.join(beside)}, which {'keep their' if len(beside) > 1 else 'keeps its'} own weight"
+    allowed = "two or more losses" + (" that don't start at 0" if kind is falls else "")
+    raise ConfigError(Fault("balance", given, allowed, "type balance=fixed"))
 
 
 def refuse_without_gradients(prospect: Prospect) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmtune.balance.terms import Adam, balanced_names, means, refuse_one_term
+from llmtune.balance.terms import Adam, means, refuse_one_term
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import positive
+from llmtune.core.terms import falls, terms_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,10 @@ class Uncertainty:
         positive("lr", self.lr)
 
     def check(self, prospect: Prospect) -> None:
-        refuse_one_term(prospect)
+        refuse_one_term(prospect, falls)
 
     def build(self, parts: Parts) -> LogVariances:
-        return LogVariances(balanced_names(parts), self.lr)
+        return LogVariances(terms_of(parts, falls), self.lr)
 
 
 class LogVariances:
@@ -33,7 +34,7 @@ class LogVariances:
         sum_i exp(-s_i) L_i + s_i / 2                                                     (equation 10 of the paper)
 
     whose gradient is 1/2 - exp(-s_i) L_i, L_i the mean loss over the whole step: no graph is needed. The weight of
-    an objective is its own times exp(-s_i), which ends at 1 / (2 L_i).
+    an objective is its own times exp(-s_i), which ends at 1 / (2 L_i). A loss that starts at 0 has no size to learn by.
     """
 
     learns = True

@@ -72,6 +72,20 @@ class Objective(Protocol):
     def loss(self, trunk: Views, batch: Batch) -> Loss: ...
 
 
+class ObjectiveSettings(Protocol):
+    """What an objective's YAML becomes: `build(parts)` makes the Objective, or a dict of several.
+
+    It may declare as class attributes what kind of term it is; `core.terms` alone reads that: `balanced = False` of
+    what is no loss of rows (a distance of weights), which keeps its own weight under any balance; `starts_at_zero =
+    True` of a loss that is 0 as long as nothing has moved, which no size or fall can be measured of. And a property
+    `num_terms`, where it builds several.
+    """
+
+    name: str
+
+    def build(self, parts: Any) -> Any: ...
+
+
 class PooledObjective(Objective, Protocol):
     """An objective that compares rows with each other, so that its loss is of a whole step and not of a row.
 
@@ -94,7 +108,8 @@ class Balance(Protocol):
     """Weighs the objectives against each other, by what was seen if it is a Follower.
 
     It may also have `combine(step, gradients) -> gradient`: then it makes the gradient out of those of the
-    objectives, which are lists of tensors or None, one for each parameter that trains, their weights in them.
+    objectives, which are lists of tensors or None, one for each parameter that trains, their weights in them. It
+    changes nothing of itself: the trial before step 0 calls it too.
     """
 
     learns: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts, Prospect
@@ -20,6 +20,8 @@ class SelfDistillation:
     teacher: str
     decay: float
     temperature: float
+    starts_at_zero: ClassVar[bool] = True
+    """the teacher is the model itself, until that has moved"""
 
     def __post_init__(self) -> None:
         weight("weight", self.weight)

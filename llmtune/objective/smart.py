@@ -26,6 +26,7 @@ class Smart:
     radius: float
     noise: float
     perturbs: ClassVar[bool] = True
+    starts_at_zero: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         weight("weight", self.weight)

@@ -10,9 +10,8 @@ from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import at_least, between, one_of
 from llmtune.core.seeds import generator
+from llmtune.core.terms import TINY, falls, share_left, terms_of
 from llmtune.sampling.feeds import even, refuse_one_feed, rows_by_feed, shares_of
-
-TINY = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +49,22 @@ class Dynamic:
         return even(rows)  # what it begins with
 
     def build(self, parts: Parts) -> Drawing:
-        return Drawing(self, list(rows_by_feed(parts)), parts.config.seed)
+        return Drawing(self, list(rows_by_feed(parts)), terms_of(parts, falls), parts.config.seed)
 
 
 class Drawing:
     """Chances that follow what was seen. A set's own steps are counted, its losses averaged: both go into checkpoints.
 
     `loss`: the running mean of each of a set's losses over its mean of the first `warmup` steps, averaged; a set
-    whose losses have fallen less gets the larger chance. `gain`: the share of its validation loss that a set lost
-    between the last two evaluations.
+    whose losses have fallen less gets the larger chance. A loss that has risen counts as not fallen, and a set without
+    losses that can fall as the others do on average. `gain`: the share of its validation loss that a set lost between
+    the last two evaluations.
     """
 
-    def __init__(self, settings: Dynamic, names: list[str], seed: int):
+    def __init__(self, settings: Dynamic, names: list[str], terms: list[str], seed: int):
         self.settings = settings
+        self.terms = terms
+        """objectives whose losses count: those that start above 0 and are to fall"""
         self.seed = seed
         self.counts = dict.fromkeys(names, 0)
         """steps that a set has given"""
@@ -98,17 +100,19 @@ class Drawing:
         return {name: least + (1 - self.settings.least) * share for name, share in drawn.items()}
 
     def _fallen_least(self) -> dict[str, float]:
-        ratios = {}
+        left = {}
         for name in self.counts:
             means, starts = self.means[name], self.starts[name]
-            each = [max(0.0, means[term]) / max(starts[term], TINY) for term in sorted(means)]
-            ratios[name] = sum(each) / len(each) if each else 1.0
-        return ratios
+            each = [share_left(means[term], starts[term]) for term in sorted(means) if starts[term] > TINY]
+            if each:
+                left[name] = sum(each) / len(each)
+        usual = sum(left.values()) / len(left) if left else 1.0
+        return {name: left.get(name, usual) for name in self.counts}
 
     def follow(self, step: int, result: Any) -> None:
         name = self.chosen(step)
         self.counts[name] += 1
-        seen = {term: total / result.sums[f"{term}/count"] for term, total in result.sums.items()
+        seen = {term: result.sums[term] / result.sums[f"{term}/count"] for term in self.terms
                 if result.sums.get(f"{term}/count")}  # fmt: skip
         memory, warmup = self.settings.memory, self.settings.warmup
         starts, means = self.starts[name], self.means[name]

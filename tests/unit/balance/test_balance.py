@@ -83,6 +83,38 @@ def test_gradnorm_makes_norms_alike_and_keeps_the_mean_weight() -> None:
     assert 4 * balance.factors["a"] == pytest.approx(balance.factors["b"], rel=0.1)
 
 
+def test_gradnorm_does_not_take_the_first_batch_for_more_than_it_is() -> None:
+    """A loss that was next to nothing in it, and then varies, may not outweigh one that falls."""
+    balance = LikeNorms(["a", "learnt"], GradNorm(name="gradnorm", alpha=1.5, lr=0.025), [])
+    for step in range(200):
+        losses = {"a": 0.7 * 0.999**step, "learnt": 1e-5 if step == 0 else 0.02 * (1 + step % 3)}
+        balance.follow(step, step_of(losses, dict(balance.factors)))
+    assert 0.5 < balance.factors["a"] < 1.5
+
+
+@pytest.mark.parametrize("objective", ["smart", "self_distillation"])
+@pytest.mark.parametrize("balance", ["gradnorm", "uncertainty"])
+def test_a_loss_that_starts_at_zero_keeps_its_own_weight(
+    balance: str, objective: str, rows: list[str], tmp_path: Path
+) -> None:
+    chosen = together(*SETS[:2], f"objective={objective}", f"balance={balance}")
+    weight = f"objective.{objective}.weight=0.5"
+    words = ("model.dropout=0", "train.batch_rows=12", "train.max_steps=60", "train.eval_every=null", weight)
+    trainer = trainer_of(prepared_of(*TINY, *rows, *chosen, *words), tmp_path / "run")
+    trainer.fit()
+    weights = trainer.stepper.balance.weights({"supervised": 1.0, "auxiliary/more": 1.0, objective: 0.5})
+    assert weights[objective] == 0.5
+    assert min(weights.values()) >= 0.5
+    assert weights["supervised"] != 1
+
+
+def test_pcgrad_balances_a_loss_that_starts_at_zero(rows: list[str], tmp_path: Path) -> None:
+    words = ("objective=[supervised,smart,l2_sp]", "balance=pcgrad", "train.batch_rows=12", "train.max_steps=1")
+    assert trainer_of(prepared_of(*TINY, *rows, *words), tmp_path / "run").stepper.balance.names == [
+        "supervised", "smart"
+    ]  # fmt: skip
+
+
 def plain_pcgrad(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Two tasks: the order plays no part."""
     product = first @ second
@@ -173,7 +205,11 @@ def test_gradients_by_objective_are_those_of_their_losses(rows: list[str], tmp_p
 @pytest.mark.parametrize(("words", "said"), [
     (["balance=uncertainty"], "one loss to balance"),
     (["balance=gradnorm"], "one loss to balance"),
-    (["balance=uncertainty", "objective=[supervised,l2_sp]"], "one loss to balance"),
+    (["balance=uncertainty", "objective=[supervised,l2_sp]"], "one loss to balance beside l2_sp, which keeps its own"),
+    (["balance=gradnorm", "objective=[supervised,smart]"], "that don't start at 0"),
+    (["balance=gradnorm", "objective=[smart]"], "there is no loss to balance"),
+    (["balance=uncertainty", "objective=[supervised,smart,self_distillation]"], "which keep their own weight"),
+    (["balance=pcgrad", "objective=[supervised,l2_sp]"], "one loss to balance beside l2_sp"),
     ([*together("balance=pcgrad", "sampling=round_robin")], "gradients of all objectives in each step"),
     ([*together("balance=gradnorm"), "freeze_policy=head_only"], "share no parameter that trains"),
     ([*together("balance=pcgrad"), "hardware.compile=true"], "hardware.compile=false"),

@@ -87,7 +87,7 @@ def play(drawing: Drawing, loss_of: Any, steps: range) -> list[str]:
 
 
 def test_dynamic_reads_all_in_turn_and_then_what_fell_least() -> None:
-    drawing = Drawing(settings(), ["task", "aux"], 1)
+    drawing = Drawing(settings(), ["task", "aux"], ["task", "aux"], 1)
     chosen = play(drawing, lambda name, count: 1.0 if name == "aux" else 0.5**count, range(40))
     assert chosen[:4] == ["task", "aux", "task", "aux"]
     chances = drawing.chances()
@@ -96,8 +96,42 @@ def test_dynamic_reads_all_in_turn_and_then_what_fell_least() -> None:
     assert sum(chances.values()) == pytest.approx(1)
 
 
+def test_dynamic_is_not_captured_by_terms_that_rise_from_zero() -> None:
+    drawing = Drawing(settings(), ["task", "aux"], ["supervised", "aux"], 1)
+    for step in range(60):
+        ((name, count),) = drawing.pick(step).items()
+        losses = {"supervised": 0.7 * 0.9**count, "l2_sp": 1e-4 * count**2} if name == "task" else {"aux": 0.7}
+        sums = {**losses, **{f"{term}/count": 1.0 for term in losses}, "loss": 1.0}
+        drawing.follow(step, StepResult(sums, 1.0, 8, 20, 20))
+    assert drawing.counts["aux"] > 40
+    assert drawing.chances()["task"] < 0.2
+
+
+def test_dynamic_counts_a_risen_loss_as_not_fallen_and_a_set_without_one_as_the_others() -> None:
+    drawing = Drawing(settings(warmup=1, memory=0.0, least=0.0, sharpness=1.0), ["task", "aux", "old"],
+                      ["supervised", "aux"], 1)  # fmt: skip
+    given = [{"supervised": 1e-6}, {"aux": 1.0}, {"consistency": 0.0}]
+    for step in range(40):
+        number = list(drawing.counts).index(drawing.chosen(step))
+        losses = given[number] if step < 3 else [{"supervised": 0.02}, {"aux": 0.5}, {"consistency": 9.0}][number]
+        sums = {**losses, **{f"{term}/count": 1.0 for term in losses}}
+        drawing.follow(step, StepResult(sums, 1.0, 8, 20, 20))
+    assert drawing.chances() == pytest.approx({"task": 1 / 2.25, "aux": 0.5 / 2.25, "old": 0.75 / 2.25})
+
+
+def test_dynamic_looks_at_losses_that_fall_alone(rows: list[str], tmp_path: Path) -> None:
+    words = [*together(*SETS[:2], "objective=smart", "objective=l2_sp", "sampling=dynamic"), "train.max_steps=8",
+             "sampling.warmup=2"]  # fmt: skip
+    trainer = trainer_of(prepared_of(*TINY, *rows, *words), tmp_path / "run")
+    trainer.fit()
+    starts = trainer.parts["sampling"].starts
+    assert {name: set(terms) for name, terms in starts.items()} == {
+        "task": {"supervised"}, "auxiliary/more": {"auxiliary/more"},
+    }  # fmt: skip
+
+
 def test_dynamic_by_validation_gain() -> None:
-    drawing = Drawing(settings(signal="gain", least=0.0, sharpness=1.0), ["task", "aux"], 1)
+    drawing = Drawing(settings(signal="gain", least=0.0, sharpness=1.0), ["task", "aux"], ["task", "aux"], 1)
     assert drawing.chances() == {"task": 0.5, "aux": 0.5}
     drawing.follow_scores(3, {"task": {"loss": 1.0}, "aux": {"loss": 2.0}})
     assert drawing.chances() == {"task": 0.5, "aux": 0.5}
@@ -112,10 +146,10 @@ def test_dynamic_goes_on_from_its_state(signal: str) -> None:
     def losses(name: str, count: int) -> float:
         return 1 / (1 + count) if name == "task" else 1.5
 
-    whole = Drawing(settings(signal=signal), ["task", "aux", "third"], 1)
+    whole = Drawing(settings(signal=signal), ["task", "aux", "third"], ["task", "aux", "third"], 1)
     first = play(whole, losses, range(25))
     stored = json.loads(json.dumps(whole.state()[1], sort_keys=True))
-    again = Drawing(settings(signal=signal), ["task", "aux", "third"], 1)
+    again = Drawing(settings(signal=signal), ["task", "aux", "third"], ["task", "aux", "third"], 1)
     again.load_state({}, stored)
     assert play(again, losses, range(25, 60)) == play(whole, losses, range(25, 60))
     assert whole.state() == again.state()
