@@ -64,7 +64,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
-    trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None)
+    trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None, balance=balance)
     if getattr(prepared.task, "looks_before", False):
         look_before(
             prepared.task, composite.model, prepared.splits, prepared.tokenizer, machine,
