@@ -113,7 +113,7 @@ def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[Lo
     """The model as loaded, the adapter that was put into it, and the parts with the Composite on its device."""
     from llmtune.model.backbone import load_model
     from llmtune.model.composite import Composite
-    from llmtune.model.layers import LayerMap
+    from llmtune.model.layers import LayerMap, wrap
 
     config, task = prepared.config, prepared.task
     loaded = load_model(
@@ -130,9 +130,10 @@ def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[Lo
         peak_lr=prepared.peak_lr, console=console,
     )  # fmt: skip
     adapter = config.adapter.build(parts)
-    parts = dataclasses.replace(parts, layers=LayerMap.of(adapter.wrap(loaded.model), prefix))
+    network, added = wrap(adapter, loaded.model)
+    parts = dataclasses.replace(parts, layers=LayerMap.of(network, prefix, added))
     composite = Composite(loaded.model, _terms(config, parts) | adapter.terms()).to(machine.device)
-    layers = LayerMap.of(composite, f"model.{prefix}")
+    layers = LayerMap.of(composite, f"model.{prefix}", {f"model.{name}" for name in added})
     return loaded, adapter, dataclasses.replace(parts, network=composite, layers=layers)
 
 

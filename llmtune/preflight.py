@@ -71,7 +71,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     # the hub's library reads the environment once, when it is imported
     from llmtune.data.report import data_report
     from llmtune.model.backbone import model_fingerprint
-    from llmtune.model.layers import LayerMap
+    from llmtune.model.layers import LayerMap, wrap
     from llmtune.model.packing_plan import plan_packing
 
     task = config.task.build()
@@ -89,7 +89,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     task.set_loss(config.train, _targets(labels, encoded))
     feeds = own_feeds(config, tokenizer, max_tokens, console, stop)
     watched = watched_rows(config, model_config, tokenizer, max_tokens, console, stop)
-    network = _on_meta(config, task, model_config, tokenizer)
+    network, added = wrap(config.adapter.build(None), _on_meta(config, task, model_config, tokenizer))
     if not hasattr(task, "complete"):  # whose rows hold no ids
         _refuse_strange_ids(config, network, encoded.splits)
     _refuse_idle_patience(config, encoded.splits)
@@ -99,8 +99,8 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
     steps = num_steps(config, per_epoch)
     prospect = Prospect(
         config=config, task=task, model_config=model_config, tokenizer=tokenizer, network=network,
-        layers=LayerMap.of(network, network.base_model_prefix), splits=encoded.splits, feeds=feeds, num_steps=steps,
-        steps_per_epoch=per_epoch,
+        layers=LayerMap.of(network, network.base_model_prefix, added), splits=encoded.splits, feeds=feeds,
+        num_steps=steps, steps_per_epoch=per_epoch,
     )  # fmt: skip
     _check_parts(config, prospect)
     budget = disk_budget(config, parameters, run)
@@ -206,7 +206,7 @@ def _max_tokens(config: Config, task: Any, model_config: Any, tokenizer: Any) ->
 
 
 def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> Any:
-    """The task model without weights, its adapter in it, once attention and checkpointing were looked at."""
+    """The task model without weights, once attention and checkpointing were looked at."""
     import copy
 
     import torch
@@ -232,7 +232,7 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
             Fault("train.gradient_checkpointing", f"transformers has none for {shape.model_type} models", "",
                   "train.gradient_checkpointing=false")
         )  # fmt: skip
-    return config.adapter.build(None).wrap(network)
+    return network
 
 
 def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:

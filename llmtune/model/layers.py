@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import nn
+
+from llmtune.model.stacks import Stack, find_stacks
 
 HEAD = "head"
 EMBEDDINGS = "embeddings"
@@ -17,13 +19,13 @@ FINAL = "final"
 ON_TOP = re.compile(r"(^|\.)pooler\.")
 """modules inside the backbone that serve as the head's first layer"""
 BELOW = re.compile(
-    r"embed|(^|\.)w[tp]e\.|(^|\.)mask_emb|(^|\.)shared\.|(^|\.)encoder\.LayerNorm\.|^encoder\.relative_attention_bias\."
-    r"|^feature_(extractor|projection)\.|^encoder\.conv\d\."
+    r"embed|(^|\.)w[tp]e\.|(^|\.)shared\.|(^|\.)rel(ative)?_(pos|attention)_"
+    r"|(^|\.)(per_layer|altup)_(model_)?projection"
 )
-"""embedding tables and what is shared by all layers (relative positions of DeBERTa, with their norm, and of MPNet);
-convolutions that make frames of sound (wav2vec2 and its kin, Whisper)"""
-ADAPTER = re.compile(r"lora_|ia3_|prefix|adapter_|bottleneck|prompt_encoder|modules_to_save|ranknum")
-"""words in the names of modules and parameters that an adapter puts into the network"""
+"""what may be made after the layers though it comes before them: embedding tables, relative positions that all layers
+share, what gives each layer of Gemma3n and its kin an input of its own"""
+ABOVE = re.compile(r"(^|\.)(final_layer_norm|project_out|embedding_norm|altup_unembed_projections)\.")
+"""what is made before the layers though it comes after them (OPT), or is named after embeddings (LFM2, Gemma3n)"""
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.default)(?=\.|$)")
 """what peft puts between a module's path and its parameters"""
 
@@ -53,6 +55,8 @@ class LayerMap:
     """parameters that can't train: integers, and numbers that an adapter keeps for itself"""
     beside: frozenset[str]
     """modules of the backbone beside the layers without a place of their own: containers, dropout of embeddings"""
+    unsure: str | None = None
+    """why the layers may not be the model's, in words; None: there are as many as its config says"""
 
     @property
     def order(self) -> list[str]:
@@ -86,31 +90,45 @@ class LayerMap:
         return self.trainable_at(*self.order)
 
     @classmethod
-    def of(cls, model: nn.Module, base_prefix: str) -> LayerMap:
+    def of(cls, model: nn.Module, base_prefix: str, added: Collection[str] = ()) -> LayerMap:
         """Read the map off a network that holds a Hugging Face task model, wrapped by peft or not.
 
         `base_prefix`: where its backbone is, without the wrapping. A model whose backbone is the model itself
-        (T5 with its LM head) has no such submodule.
+        (T5 with its LM head) has no such submodule. `added`: names in `model` of what an adapter put in (`wrap`).
         """
-        return _Reading(model, base_prefix).map()
+        return _Reading(model, base_prefix, added).map()
+
+
+def wrap(adapter: Any, network: Any) -> tuple[Any, frozenset[str]]:
+    """The network with the adapter in it, and the names of the parameters that came with the adapter."""
+    before = {id(parameter) for parameter in network.parameters()}
+    network = adapter.wrap(network)
+    return network, frozenset(name for name, parameter in network.named_parameters() if id(parameter) not in before)
 
 
 class _Reading:
     """One pass over a network's modules."""
 
-    def __init__(self, model: nn.Module, base_prefix: str):
+    def __init__(self, model: nn.Module, base_prefix: str, added: Collection[str]):
         self.modules = dict(model.named_modules())
+        self.added = frozenset(added)
         self.task = self._task_path(base_prefix)
         base = _join(self.task, base_prefix.rpartition(".")[2])
         self.base = base if base in self.modules else self.task
-        self.stacks = layer_stacks(self.modules[self.base])
+        backbone = self.modules[self.base]
+        self.stacks, self.towers, self.unsure = find_stacks(backbone)
+        layers = [paths for stack in self.stacks for paths in stack.layers]
+        self.num_layers = len(layers)
+        self.layer_at = {path: number for number, paths in enumerate(layers) for path in paths}
+        """path in the backbone of a layer's module -> number of the layer"""
+        self.rank = {name: rank for rank, (name, _) in enumerate(backbone.named_parameters(remove_duplicate=False))}
+        """in the order in which the family makes its modules: that of its forward pass, but for BELOW and ABOVE"""
         self.norms = {path for path, module in self.modules.items() if "norm" in type(module).__name__.lower()}
         self.outputs = self._output_path()
 
     def map(self) -> LayerMap:
         places, kinds, tied, plain, fixed = {}, {}, {}, {}, set()
-        num_layers = sum(self.stacks.values())
-        order = [EMBEDDINGS, *(f"layer {i}" for i in range(num_layers)), FINAL, HEAD]
+        order = [EMBEDDINGS, *(f"layer {i}" for i in range(self.num_layers)), FINAL, HEAD]
         for names, parameter in self._held():
             name = names[0]
             if ".original_module." in name:
@@ -121,63 +139,74 @@ class _Reading:
                 tied[name] = found[-1]
             kinds[name] = self.kind(name, parameter)
             plain[name] = self.plain(name)
-            if not parameter.is_floating_point() or ".ranknum" in name:
+            if not parameter.is_floating_point() or (name in self.added and ".ranknum" in name):
                 fixed.add(name)
         own = frozenset(name for name in places if not self.inside(name) and kinds[name] != "adapter")
-        return LayerMap(places, kinds, num_layers, plain, tied, own, frozenset(fixed), frozenset(self.beside()))
+        beside = frozenset(self.beside())
+        return LayerMap(places, kinds, self.num_layers, plain, tied, own, frozenset(fixed), beside, self.unsure)
 
     def place(self, name: str) -> str:
         if not self.inside(name):
-            return EMBEDDINGS if ".prompt_encoder." in f".{name}" else HEAD
+            return EMBEDDINGS if name in self.added else HEAD
         if self.base and not name.startswith(f"{self.base}."):
             return HEAD
-        if self.base == self.task and self.outputs and name.startswith(f"{self.outputs}."):
+        if self.outputs and name.startswith(f"{self.outputs}."):
             return HEAD
         return self._place_in_backbone(name[len(self.base) + 1 :] if self.base else name)
 
     def _place_in_backbone(self, inner: str) -> str:
-        below = 0
-        for path, length in self.stacks.items():
-            match = re.match(rf"{re.escape(path)}\.(\d+)\.", inner)
-            if match:
-                return f"layer {below + int(match[1])}"
-            below += length
+        outer = list(_outer(inner))
+        number = next((self.layer_at[path] for path in outer if path in self.layer_at), None)
+        if number is not None:
+            return f"layer {number}"
         if ON_TOP.search(inner):
             return HEAD
-        return EMBEDDINGS if BELOW.search(inner) or self._before_layers(inner) else self._above(inner)
+        parts = {stack.part for stack in self.stacks}
+        part = next((path for path in reversed(["", *outer]) if path in parts), None)
+        if any(path in self.towers for path in outer) or (part is None and self.towers):
+            return EMBEDDINGS
+        stacks = [stack for stack in self.stacks if part is None or stack.part == part]
+        if stacks and any(self._class(path) == "ConvLayer" for path in outer):  # DeBERTa's, behind its lowest layer
+            return f"layer {self.layer_at[stacks[0].layers[0][0]]}"
+        if self._behind(inner):
+            return self._above(stacks[-1:])
+        if self._below(inner, outer):
+            return EMBEDDINGS
+        lower = [stack for stack in stacks if self.rank[inner] > self._first(stack)]
+        if part is None:  # beside an encoder and a decoder
+            return EMBEDDINGS if len(lower) < len(stacks) else HEAD if self.base == self.task and stacks else FINAL
+        return self._above(lower[-1:]) if lower else EMBEDDINGS
 
-    def _before_layers(self, inner: str) -> bool:
-        """Is it the norm that wav2vec2 and its kin have before their layers, where it is not behind them?"""
-        encoder = self.modules.get(_join(self.base, "encoder"))
-        heard = _join(self.base, "feature_extractor") in self.modules
-        return heard and inner.startswith("encoder.layer_norm.") and "StableLayerNorm" not in type(encoder).__name__
+    def _behind(self, inner: str) -> bool:
+        """Does it come after the layers, though it is made before them? wav2vec2 and its kin make one class of both."""
+        stable = inner.startswith("encoder.layer_norm.") and "StableLayerNorm" in self._class("encoder")
+        return stable or ABOVE.search(inner) is not None
 
-    def _above(self, inner: str) -> str:
+    def _below(self, inner: str, outer: list[str]) -> bool:
+        """Does it come before the layers, wherever it is made? The norm beside DeBERTa's relative positions does."""
+        home, _, name = "".join(outer[-1:]).rpartition(".")
+        relative = name == "LayerNorm" and _join(self.base, _join(home, "rel_embeddings")) in self.modules
+        return relative or BELOW.search(inner) is not None or any("Embedding" in self._class(path) for path in outer)
+
+    def _above(self, stacks: list[Stack]) -> str:
         """`final`, or the last layer of a lower stack: an encoder's last norm comes before the decoder."""
-        below = 0
-        for path, length in list(self.stacks.items())[:-1]:
-            below += length
-            if inner.startswith(f"{path.rpartition('.')[0]}."):
-                return f"layer {below - 1}"
-        return FINAL
+        if not stacks or stacks[0] is self.stacks[-1]:
+            return FINAL
+        return f"layer {self.layer_at[stacks[0].layers[-1][0]]}"
+
+    def _first(self, stack: Stack) -> int:
+        """Rank of the first parameter of its layers."""
+        return next(rank for name, rank in self.rank.items() if name.startswith(f"{stack.layers[0][0]}."))
+
+    def _class(self, path: str) -> str:
+        return type(self.modules.get(_join(self.base, path))).__name__
 
     def kind(self, name: str, parameter: nn.Parameter) -> str:
-        if self._of_adapter(name):
-            return "adapter"
+        if name in self.added and not ("modules_to_save" in name.split(".") and self.place(name) == HEAD):
+            return "adapter"  # a head that peft copied is still a head
         owner = name.rpartition(".")[0]
         is_bias = name.endswith("bias") or parameter.ndim < 2
         return "norm" if owner in self.norms else "bias" if is_bias else "weight"
-
-    def _of_adapter(self, name: str) -> bool:
-        """Families use some of the words too (MobileBERT's bottlenecks): transformers' own modules are no adapter."""
-        words = name.split(".")
-        first = next((i for i, word in enumerate(words) if ADAPTER.search(word)), None)
-        if first is None or (not self.inside(name) and "prompt_encoder" not in words):
-            return False
-        if "modules_to_save" in words:
-            return self.place(name) != HEAD  # a head that peft copied is still a head
-        within = (self.modules.get(".".join(words[:end])) for end in range(first + 1, len(words)))
-        return not any(type(module).__module__.startswith("transformers.") for module in within if module is not None)
 
     def plain(self, name: str) -> str:
         return WRAPPED.sub("", name[len(self.task) + 1 :] if self.inside(name) and self.task else name)
@@ -190,10 +219,10 @@ class _Reading:
         for path, module in self.modules.items():
             inner = path[len(self.base) + 1 :] if self.base else path
             in_backbone = path == self.base or not self.base or path.startswith(f"{self.base}.")
-            in_layers = any(inner.startswith(f"{stack}.") for stack in self.stacks)
+            in_layers = any(outer in self.layer_at for outer in [*_outer(inner), inner])
             if path == self.task or not in_backbone or in_layers or ON_TOP.search(f"{inner}."):
                 continue
-            holds_layers = not inner or any(f"{stack}.".startswith(f"{inner}.") for stack in self.stacks)
+            holds_layers = not inner or any(layer.startswith(f"{inner}.") for layer in self.layer_at)
             if holds_layers or next(module.parameters(), None) is None:
                 yield path
 
@@ -221,12 +250,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def layer_stacks(base: nn.Module) -> dict[str, int]:
-    """Path -> length of the backbone's stacks of layers: the outermost lists of modules of one class, but for
-    those of convolutions that make frames of sound."""
-    stacks: dict[str, int] = {}
-    for path, module in base.named_modules():
-        nested = BELOW.search(f"{path}.") is not None or any(path.startswith(stack + ".") for stack in stacks)
-        if isinstance(module, nn.ModuleList) and len(module) and not nested and len(Counter(map(type, module))) == 1:
-            stacks[path] = len(module)
-    return stacks
+def _outer(name: str) -> Iterator[str]:
+    """Paths of the modules around a parameter or module, the outermost first."""
+    words = name.split(".")
+    return (".".join(words[:end]) for end in range(1, len(words)))

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmtune.model.layers import EMBEDDINGS, LayerMap, layer_stacks
+from llmtune.model.layers import EMBEDDINGS, LayerMap
 from llmtune.model.outputs import logits_of
+from llmtune.model.stacks import find_stacks
 
 Merge = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,9 +31,11 @@ def frozen_depth(layers: LayerMap, trainable: Collection[str], stack: int) -> in
 
 
 def lower_stack(backbone: nn.Module) -> list[nn.Module]:
-    """The layers that the embeddings go through first, from the bottom up; empty where there is no list of layers."""
-    path = next(iter(layer_stacks(backbone)), None)
-    return [] if path is None else list(backbone.get_submodule(path).children())
+    """The layers that the embeddings go through first, from the bottom up; empty where they are not known for sure, or
+    where a layer is not one module (XLM)."""
+    found = find_stacks(backbone)
+    layers = found.stacks[0].layers if found.stacks and not found.unsure else ()
+    return [backbone.get_submodule(paths[0]) for paths in layers] if all(len(paths) == 1 for paths in layers) else []
 
 
 class Prefix:

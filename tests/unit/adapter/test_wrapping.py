@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from llmtune.config.locate import conf_dir
 from llmtune.config.shelf import find_part
 from llmtune.core.errors import ModelError, UserError
-from llmtune.model.layers import LayerMap
+from llmtune.model.layers import LayerMap, wrap
 from tests.unit.adapter.tiny_models import ADAPTERS, FAMILIES
 
 MERGED = ("lora", "dora", "rslora", "adalora", "ia3")
@@ -64,6 +64,11 @@ def network_of(family: str, device: str = "cpu", **values: Any) -> Any:
         return AutoModelForSequenceClassification.from_config(config).eval()
 
 
+def wrapped(part: Any, network: Any) -> tuple[Any, LayerMap]:
+    network, added = wrap(part, network)
+    return network, LayerMap.of(network, network.base_model_prefix, added)
+
+
 def parts_of(num_steps: int = 10, tokenizer: Any = None) -> Any:
     return types.SimpleNamespace(config=types.SimpleNamespace(seed=1), num_steps=num_steps, token_table=tokenizer)
 
@@ -97,8 +102,7 @@ def test_it_learns_and_reopens(family: str, adapter: str, tmp_path: Path) -> Non
     settings, network = settings_of(adapter), network_of(family)
     bare = {name: value.clone() for name, value in network.named_parameters()}
     part = settings.build(parts_of())
-    network = part.wrap(network)
-    layers = LayerMap.of(network, network.base_model_prefix)
+    network, layers = wrapped(part, network)
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     first = logits_of(network)
     train(network, layers.everything)
@@ -132,8 +136,8 @@ def test_peft_opens_what_lies_beside_the_model(family: str, adapter: str, tmp_pa
     from peft import PeftModel
 
     part = settings_of(adapter).build(parts_of())
-    network = part.wrap(network_of(family))
-    train(network, LayerMap.of(network, network.base_model_prefix).everything)
+    network, layers = wrapped(part, network_of(family))
+    train(network, layers.everything)
     part.save(network, tmp_path, "base/folder")
     opened = PeftModel.from_pretrained(network_of(family), str(tmp_path)).eval()
     assert torch.allclose(logits_of(opened), logits_of(network), atol=1e-6)
@@ -144,19 +148,17 @@ def test_peft_opens_what_lies_beside_the_model(family: str, adapter: str, tmp_pa
 @pytest.mark.parametrize(("family", "adapter"), [*SERVED, ("xlnet", "lora")])
 def test_on_the_meta_device_it_has_the_same_parameters(family: str, adapter: str) -> None:
     settings = settings_of(adapter)
-    real = settings.build(parts_of()).wrap(network_of(family))
+    real, layers = wrapped(settings.build(parts_of()), network_of(family))
     meta = settings.build(None).wrap(network_of(family, "meta"))
     for name, value in real.named_parameters():
         assert meta.get_parameter(name).shape == value.shape
-    adapters = LayerMap.of(real, real.base_model_prefix).adapters
-    assert adapters
-    assert all(meta.get_parameter(name).is_meta for name in adapters)
+    assert layers.adapters
+    assert all(meta.get_parameter(name).is_meta for name in layers.adapters)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_number_of_its_parameters(adapter: str) -> None:
-    network = settings_of(adapter).build(None).wrap(network_of("bert", "meta"))
-    layers = LayerMap.of(network, network.base_model_prefix)
+    network, layers = wrapped(settings_of(adapter).build(None), network_of("bert", "meta"))
     new = layers.adapters & layers.everything
     assert sum(network.get_parameter(name).numel() for name in new) == NUM_NEW[adapter]
     assert {layers.places[name] for name in new} == (
@@ -168,8 +170,8 @@ def test_number_of_its_parameters(adapter: str) -> None:
 def test_activations_computed_twice_give_the_same_gradients(adapter: str) -> None:
     gradients = []
     for again in (False, True):
-        network = settings_of(adapter).build(parts_of()).wrap(network_of("bert"))
-        names = LayerMap.of(network, network.base_model_prefix).everything
+        network, layers = wrapped(settings_of(adapter).build(parts_of()), network_of("bert"))
+        names = layers.everything
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
         if again:
@@ -288,5 +290,6 @@ def test_virtual_tokens_may_start_as_words_of_a_text() -> None:
 
 def test_without_an_adapter_there_is_none() -> None:
     network = network_of("bert")
-    assert settings_of("none").build(None).wrap(network) is network
-    assert LayerMap.of(network, network.base_model_prefix).adapters == frozenset()
+    same, layers = wrapped(settings_of("none").build(None), network)
+    assert same is network
+    assert layers.adapters == frozenset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -18,7 +20,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
 )
 
-from llmtune.model.layers import LayerMap
+from llmtune.model.layers import LayerMap, wrap
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
 """said by peft's own wrapper"""
@@ -99,16 +101,23 @@ TUNERS: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+def adapted(make: Callable[[Any], Any], model: Any) -> tuple[Any, frozenset[str]]:
+    return wrap(SimpleNamespace(wrap=make), model)
+
+
 @pytest.mark.parametrize("tuner", TUNERS)
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_looks_through_peft(tuner: str, wrapped: bool) -> None:
     make, tail = TUNERS[tuner]
     bare = read(bert())
-    model = peft.get_peft_model(bert(), make()) if wrapped else peft.inject_adapter_in_model(make(), bert())
+    if wrapped:
+        model, added = adapted(lambda model: peft.get_peft_model(model, make()), bert())
+    else:
+        model, added = adapted(lambda model: peft.inject_adapter_in_model(make(), model), bert())
     composite = nn.Module()
     composite.model = model
     composite.own = nn.ModuleDict({"prefix_lm": nn.Linear(2, 2)})
-    layers = LayerMap.of(composite, "model.bert")
+    layers = LayerMap.of(composite, "model.bert", {f"model.{name}" for name in added})
     assert layers.num_layers == 2
     own = {"own.prefix_lm.weight", "own.prefix_lm.bias"}
     assert layers.own == own
@@ -127,12 +136,14 @@ def test_looks_through_peft(tuner: str, wrapped: bool) -> None:
 
 def test_tokens_in_front_stand_at_the_embeddings_and_saved_modules_train() -> None:
     config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    layers = LayerMap.of(peft.get_peft_model(bert(), config), "bert")
+    model, added = adapted(lambda model: peft.get_peft_model(model, config), bert())
+    layers = LayerMap.of(model, "bert", added)
     assert layers.adapters == {"prompt_encoder.default.embedding.weight"} <= layers.at("embeddings")
     assert layers.own == frozenset()
     assert layers.tied == {}
     saved = peft.LoraConfig(**LINEAR, modules_to_save=["classifier", "word_embeddings"])
-    layers = LayerMap.of(peft.get_peft_model(bert(), saved), "bert")
+    model, added = adapted(lambda model: peft.get_peft_model(model, saved), bert())
+    layers = LayerMap.of(model, "bert", added)
     kinds = {layers.plain[name]: layers.kinds[name] for name in layers.everything & layers.at("embeddings", "head")}
     assert kinds == {
         "bert.embeddings.word_embeddings.weight": "adapter", "classifier.weight": "weight", "classifier.bias": "bias",
