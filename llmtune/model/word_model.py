@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import CausalLMOutput
+from transformers.modeling_outputs import CausalLMOutput, Seq2SeqLMOutput
 
 from llmtune.core.types import Batch, Loss
 from llmtune.data.feed import WANTED
 from llmtune.model.language_head import IGNORED, MOST_SCORES, LanguageHead, language_class, word_loss
 
 HEAD_ATTRIBUTE = "_llmtune_word_head"
+OF_LAYERS = (
+    "encoder_hidden_states", "decoder_hidden_states", "encoder_attentions", "decoder_attentions", "cross_attentions",
+)  # fmt: skip
+"""what an encoder-decoder hands out of its layers, if it is asked to"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def asked(model: Any) -> Any:
         if wanted is None:
             return plain(*args, **view)
         if head is None:  # nearly all that a decoder reads is wanted
-            return CausalLMOutput(logits=plain(*args, **view).logits[wanted.bool()])
+            output = plain(*args, **view)
+            states = {name: output.get(name) for name in OF_LAYERS}
+            return Seq2SeqLMOutput(logits=output.logits[wanted.bool()], **states)
         return CausalLMOutput(logits=head(model.base_model(*args, **view).last_hidden_state[wanted.bool()]))
 
     forward.__signature__ = inspect.signature(plain)  # type: ignore[attr-defined]  # `generate` looks at it

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts, Prospect
 from llmtune.core.ranges import at_least, one_of, positive, weight
-from llmtune.objective.layer_pairs import LAYER_MAPS, PAIRS, layer_pairs, num_layers
+from llmtune.objective.layer_pairs import LAYER_MAPS, PAIRS, stack_pairs
 
 if TYPE_CHECKING:
     from llmtune.objective.distilling import DistillationLoss
     from llmtune.objective.teacher import Teacher
+    from llmtune.objective.token_answers import TokenAnswers
 
 WHERE = "objective.distillation.teacher"
 
@@ -52,14 +53,27 @@ class Distillation:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError or ModelError: no teacher, or one that can't teach this task or this model."""
-        from llmtune.objective.teacher import strange_answers
+        from llmtune.objective.teaching import answer_faults, reading_faults
+        from llmtune.objective.token_answers import token_answers
 
         teacher = self._found(prospect.config.run.plugins)
-        faults = strange_answers(teacher, prospect.task, WHERE)
+        tokens = token_answers(prospect.config, prospect.task)
+        faults = answer_faults(teacher, prospect, WHERE) if self.answers else []
+        if self.answers and tokens is not None and not faults:
+            faults = reading_faults(teacher, prospect, WHERE, "answers", f"{WHERE}=DIR of another one")
+        elif self.wants:
+            fix = " ".join(f"objective.distillation.{word}=0" for word in self.wants)
+            faults += reading_faults(teacher, prospect, WHERE, " and ".join(self.wants), fix)
         if self.wants:
-            faults += self._unlike(teacher, prospect)
+            faults += self._unlike(teacher, prospect, tokens)
         if faults:
             raise ConfigError(*faults)
+
+    def fingerprints(self) -> dict[str, str]:
+        """A run that is gone on with must find the same teacher."""
+        from llmtune.objective.teacher import fingerprint
+
+        return {} if self.teacher is None else {"teacher": fingerprint(self.teacher)}
 
     def _found(self, plugins: Any) -> Teacher:
         from llmtune.objective.teacher import find_teacher
@@ -70,33 +84,36 @@ class Distillation:
             )
         return find_teacher(self.teacher, WHERE, plugins)
 
-    def _unlike(self, teacher: Teacher, prospect: Prospect) -> list[Fault]:
+    def _unlike(self, teacher: Teacher, prospect: Prospect, tokens: TokenAnswers | None) -> list[Fault]:
         """Why layers can't be compared token by token."""
-        from llmtune.model.backbone import longest_row
-        from llmtune.objective.teacher import same_words
+        from llmtune.objective.attention_dropout import can_stop
 
         words = " and ".join(self.wants)
-        fix = " ".join(f"objective.distillation.{word}=0" for word in self.wants)
+        stacks = [getattr(config, "is_encoder_decoder", False) for config in (prospect.model_config, teacher.config)]
+        if any(stacks) and not (all(stacks) and tokens is not None and tokens.kind == "sequence"):
+            fix = " ".join(f"objective.distillation.{word}=0" for word in self.wants)
+            return [Fault("objective.distillation", f"{words} of encoder-decoders are compared with those of others "
+                          "that write, in tasks that write", "", fix)]  # fmt: skip
         faults = []
-        if teacher.config.is_encoder_decoder or prospect.model_config.is_encoder_decoder:
-            return [Fault("objective.distillation", f"{words} of encoder-decoders are not compared",
-                          "their answers are", fix)]  # fmt: skip
-        if not same_words(teacher, prospect.tokenizer):
-            faults.append(Fault(WHERE, f"{teacher.given} has another vocabulary, so its {words} are of other tokens",
-                                "its answers alone can be learnt from", fix))  # fmt: skip
-        most, longest = longest_row(teacher.config, teacher.tokenizer), max(prospect.splits["train"]["length"])
-        if longest > most:
-            faults.append(Fault(WHERE, f"rows have up to {longest} tokens, {teacher.given} reads {most}", "",
-                                f"data.max_tokens={most}"))  # fmt: skip
+        where = "objective.distillation.layers"
         try:
-            pairs = layer_pairs(self.layers, num_layers(prospect.model_config), num_layers(teacher.config))
+            stacks_pairs = stack_pairs(self.layers, prospect.model_config, teacher.config)
         except ValueError as error:
-            faults.append(Fault("objective.distillation.layers", str(error), "layers count from 1; 0: embeddings"))
+            faults.append(Fault(where, str(error), "layers count from 1; 0: embeddings"))
         else:
-            if self.attentions and not any(own and other for own, other in pairs):
-                faults.append(Fault("objective.distillation.layers", f"{self.layers} has no attention in it"))
-        if self.attentions and prospect.network.config._attn_implementation != "eager":
-            faults.append(Fault("objective.distillation.attentions", "attention weights are not handed out by "
-                                f"{prospect.network.config._attn_implementation} attention", "eager attention",
+            if self.attentions and not any(own and other for pairs in stacks_pairs for own, other in pairs):
+                faults.append(Fault(where, f"{self.layers} has no attention in it"))
+        network, where = prospect.network, "objective.distillation.attentions"
+        if self.attentions and network.config._attn_implementation != "eager":
+            faults.append(Fault(where, "attention weights are not handed out by "
+                                f"{network.config._attn_implementation} attention", "eager attention",
                                 "type model.attention=eager"))  # fmt: skip
+        virtual = getattr(prospect.config.adapter, "virtual_tokens", 0)
+        if self.attentions and virtual:
+            faults.append(Fault(where, f"the student also attends to {virtual} virtual tokens of adapter="
+                                f"{prospect.config.adapter.name}", "adapters of layers",
+                                "type adapter=lora"))  # fmt: skip
+        elif self.attentions and not can_stop(network) and prospect.config.model.dropout != 0:
+            faults.append(Fault(where, f"it is not known how {network.config.model_type} models are kept from dropping "
+                                "attention, and dropped weights can't be learnt", "", "type model.dropout=0"))
         return faults

@@ -7,14 +7,24 @@ from typing import Any
 
 LAYER_MAPS = ("uniform", "last")
 PAIRS = re.compile(r"\s*\d+\s*:\s*\d+\s*(,\s*\d+\s*:\s*\d+\s*)*")
+Pairs = list[tuple[int, int]]
 
 
-def num_layers(config: Any) -> int:
-    """Of a model's transformers config."""
-    return int(config.num_hidden_layers)
+def num_layers(config: Any) -> tuple[int, ...]:
+    """Of each stack of a model, by its transformers config: an encoder-decoder has two."""
+    if not getattr(config, "is_encoder_decoder", False):
+        return (int(config.num_hidden_layers),)
+    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    decoder = next(found for name in names if (found := getattr(config, name, None)) is not None)
+    return int(config.num_hidden_layers), int(decoder)
 
 
-def layer_pairs(word: str, student: int, teacher: int) -> list[tuple[int, int]]:
+def stack_pairs(word: str, student: Any, teacher: Any) -> list[Pairs]:
+    """`layer_pairs` of each stack of two models, by their transformers configs. Raises ValueError."""
+    return [layer_pairs(word, *both) for both in zip(num_layers(student), num_layers(teacher))]
+
+
+def layer_pairs(word: str, student: int, teacher: int) -> Pairs:
     """(student's layer, teacher's layer), counted from 1; 0 is what the embeddings give.
 
     uniform: evenly spread, the last with the last; last: the uppermost of both (PKD, arXiv 1908.09355); or pairs as in

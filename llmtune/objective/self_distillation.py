@@ -36,29 +36,31 @@ class SelfDistillation:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where the task has no answers to compare, or the starting model has none to give."""
-        from llmtune.objective.teacher import PROBLEMS
+        from llmtune.objective.teaching import no_answers
 
-        problem = getattr(prospect.task, "problem_type", None)
-        if problem not in PROBLEMS:
+        why = no_answers(prospect.config, prospect.task)
+        if why is not None:
             raise ConfigError(
-                Fault("objective.self_distillation", f"task={prospect.config.task.name} has no answers by row",
-                      "tasks with one label, several labels or a number a row", "type objective=[supervised]")
+                Fault("objective.self_distillation", f"no answers can be compared: {why[0]}", "tasks with a label, "
+                      "several labels or a number a row, a tag a word, or words to be written",
+                      why[1] or "type objective=[supervised]")
             )  # fmt: skip
         if self.teacher == "start":
             self._check_start(prospect)
 
     def _check_start(self, prospect: Prospect) -> None:
-        from llmtune.objective.teacher import find_teacher, label_order, strange_answers
+        from llmtune.objective.teacher import find_teacher, label_order
+        from llmtune.objective.teaching import answer_faults
 
         where, path = "objective.self_distillation.teacher", prospect.config.model.path
         fix = "type objective.self_distillation.teacher=ema"
         if path is None:
             raise ConfigError(Fault(where, "start, but the model starts at random", "a trained model", fix))
         start = find_teacher(path, "model.path", prospect.config.run.plugins)
-        trained = not strange_answers(start, prospect.task, where)
+        trained = not answer_faults(start, prospect, where)
         labels = getattr(prospect.task, "labels", None)
         if not trained or (labels and label_order(start, prospect.task) != list(range(len(labels.names)))):
+            what = "classifier for these labels in this order" if labels else "head for these answers"
             raise ConfigError(
-                Fault(where, f"start, but {path} has no classifier for these labels in this order", "a model.path that "
-                      "was trained for this task", fix)
-            )  # fmt: skip
+                Fault(where, f"start, but {path} has no {what}", "a model.path that was trained for this task", fix)
+            )

@@ -42,25 +42,30 @@ class Teacher(NamedTuple):
             return table.names if table else ()
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
-    def open(self, plugins: Sequence[str], *, attentions: bool = False) -> Any:
-        """Its weights, in fp32 and eval mode, without gradients. `attentions`: they can be read.
+    def open(self, plugins: Sequence[str], model_class: Any = None, *, attentions: bool = False) -> Any:
+        """Its weights, in fp32 and eval mode, without gradients.
 
+        Args:
+            model_class: what it is opened as; None: what it was trained as, or without a head where that is not known.
+            attentions: they can be read.
         Raises:
             ModelError: the weights can't be read, or are not whole.
         """
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModel
 
         folder = Path(self.given).expanduser()
         try:
             if self.place is not None:
-                model, missing = open_model(self.place.model, self.task.model_class(), self.place.card, plugins)
+                found = self.task.model_class() if model_class is None else model_class
+                model, missing = open_model(self.place.model, found, self.place.card, plugins)
             else:
                 source = folder if folder.is_dir() else self.given
-                model, info = AutoModelForSequenceClassification.from_pretrained(
+                model, info = (model_class or AutoModel).from_pretrained(
                     source, dtype=torch.float32, output_loading_info=True
                 )
-                missing = sorted(info["missing_keys"])
+                # of a backbone alone nothing but its layers is read
+                missing = [name for name in sorted(info["missing_keys"]) if model_class or "pooler" not in name]
         except Exception as error:  # whatever transformers or safetensors find wrong with a damaged file
             words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise ModelError(Fault(self.given, f"this teacher can't be opened: {words}")) from error
@@ -73,14 +78,31 @@ class Teacher(NamedTuple):
 
     def identity(self) -> dict[str, str]:
         """What its answers depend on: hashes of its files, or the commit on the hub."""
-        from llmtune.data.cache import file_sha
-
         folder = self.place.model if self.place else Path(self.given).expanduser()
-        if not folder.is_dir():
-            return {"id": self.given, "commit": str(getattr(self.config, "_commit_hash", None))}
-        kinds = (".json", ".safetensors", ".bin", ".txt", ".model")
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
-        return {str(path.relative_to(folder)): file_sha(path) for path in files}
+        if folder.is_dir():
+            return file_hashes(folder)
+        return {"id": self.given, "commit": str(getattr(self.config, "_commit_hash", None))}
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """By path below a model's folder, of the files that make it what it is."""
+    from llmtune.data.cache import file_sha
+
+    kinds = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in kinds)
+    return {str(path.relative_to(folder)): file_sha(path) for path in files}
+
+
+def fingerprint(given: str) -> str:
+    """Of a teacher that `find_teacher` found good, by what it is and not by where it lies; its task is not asked."""
+    from llmtune.data.cache import key_of
+
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return key_of({"id": given, "commit": str(getattr(AutoConfig.from_pretrained(given), "_commit_hash", None))})
+    return key_of(file_hashes(folder if (folder / "config.json").is_file() else find_model(given).model))
 
 
 def find_teacher(given: str, where: str, plugins: Sequence[str]) -> Teacher:
@@ -109,30 +131,6 @@ def find_teacher(given: str, where: str, plugins: Sequence[str]) -> Teacher:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(Fault(where, f"{given} can't be read: {words}", "a model and its tokenizer")) from error
     return Teacher(given, place, task, config, tokenizer)
-
-
-def strange_answers(teacher: Teacher, task: Any, where: str) -> list[Fault]:
-    """Why a teacher can't answer for a task: it solves another kind of problem, or knows other labels."""
-    problem = getattr(task, "problem_type", None)
-    if problem not in PROBLEMS:
-        return [Fault(where, f"there is no teaching this task ({problem or 'it has no labels'})",
-                      "tasks with one label, several labels or a number a row")]  # fmt: skip
-    if teacher.problem_type not in (problem, None):
-        return [Fault(where, f"{teacher.given} was trained for {teacher.problem_type}, this task is {problem}",
-                      "a teacher of this task")]  # fmt: skip
-    architectures = getattr(teacher.config, "architectures", None) or ()
-    if teacher.place is None and not any("SequenceClassification" in name for name in architectures):
-        return [Fault(where, f"{teacher.given} is no classifier ({', '.join(architectures) or 'of no known kind'})",
-                      "a model that was trained for this task")]  # fmt: skip
-    if problem == "regression" or label_order(teacher, task) is not None:
-        return []
-    return [Fault(where, f"{teacher.given} knows the labels {_some(teacher.labels)}; this task has "
-                  f"{_some(task.labels.names)}", "the same labels, in any order",
-                  "rows labelled alike, or data.label_names=[...] with the teacher's names")]  # fmt: skip
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f", ... ({len(names)})" if len(names) > 6 else "")
 
 
 def label_order(teacher: Teacher, task: Any) -> list[int] | None:

@@ -5,9 +5,10 @@ Legend: N rows, C classes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,8 @@ def stored_logits(teacher: Teacher, open_teacher: Callable[[], Any], parts: Any)
     rows, config = parts.splits["train"], parts.config
     device = pick_device(config.hardware)
     reading = Reading(
-        encode=(teacher.task or parts.task).encoder(teacher.tokenizer), pad_id=teacher.tokenizer.pad_token_id,
-        max_tokens=most_tokens(teacher, parts.max_tokens), device=device,
+        encode=encoder_of(teacher, parts.task), columns=read_columns(parts.task, rows),
+        pad_id=teacher.tokenizer.pad_token_id, max_tokens=most_tokens(teacher, parts.max_tokens), device=device,
         precision=pick_precision(config.hardware, device),
     )  # fmt: skip
 
@@ -51,7 +52,7 @@ def stored_logits(teacher: Teacher, open_teacher: Callable[[], Any], parts: Any)
         np.save(folder / FILE, reading.logits(open_teacher(), rows, say))
 
     key = {
-        "teacher": teacher.identity(), "texts": _texts_sha(rows), "max_tokens": reading.max_tokens,
+        "teacher": teacher.identity(), "texts": texts_sha(rows, reading.columns), "max_tokens": reading.max_tokens,
         "precision": reading.precision, "code": code_version(sys.modules[__name__]), "torch": torch.__version__,
         "transformers": transformers.__version__,
     }  # fmt: skip
@@ -68,26 +69,34 @@ def most_tokens(teacher: Teacher, students: int) -> int:
     return min(longest_row(teacher.config, teacher.tokenizer), students)
 
 
-def _texts_sha(rows: Any) -> dict[str, str]:
-    """By column; with the length of each text, so that no two lists of texts have one hash."""
+def encoder_of(teacher: Teacher, task: Any) -> Any:
+    """Rows to the teacher's tokens, as in its own training. UserError where they are none for its tokenizer."""
+    # of a copy: an encoder may leave ids of its tokenizer with the task
+    return (teacher.task or copy.copy(task)).encoder(teacher.tokenizer)
+
+
+def read_columns(task: Any, rows: Any) -> list[str]:
+    """Columns of the rows that the task reads, its labels apart."""
+    return [role.kept for role in task.roles if role.known_before and role.kept in rows.column_names]
+
+
+def texts_sha(rows: Any, columns: Sequence[str]) -> dict[str, str]:
+    """By column; with the length of each value, so that no two lists of them have one hash."""
     found = {}
-    for name in _columns(rows):
+    for name in columns:
         digest = hashlib.sha256()
-        for text in rows[name]:
-            written = (text or "").encode("utf-8", "surrogatepass")
+        for value in rows[name]:
+            written = (value or "").encode("utf-8", "surrogatepass")
             digest.update(f"{len(written)}:".encode() + written)
         found[name] = digest.hexdigest()
     return found
-
-
-def _columns(rows: Any) -> list[str]:
-    return [name for name in ("text", "text_pair") if name in rows.column_names]
 
 
 class Reading(NamedTuple):
     """One pass of a model over texts, without gradient."""
 
     encode: Any
+    columns: Sequence[str]
     pad_id: int
     max_tokens: int
     device: str
@@ -107,8 +116,10 @@ class Reading(NamedTuple):
     def _some(self, model: Any, texts: dict[str, list[Any]]) -> np.ndarray:
         import datasets
 
-        columns = {name: [(text or "")[:MOST_CHARS] for text in texts[name]] for name in ("text", "text_pair")
-                   if name in texts}  # fmt: skip
+        columns = {
+            name: [_short(value) for value in texts[name]] if name in ("text", "text_pair") else texts[name]
+            for name in self.columns
+        }
         tokens = dict(self.encode(columns, self.max_tokens))
         tokens["length"] = [len(ids) for ids in tokens["input_ids"]]
         table = TokenTable(datasets.Dataset.from_dict(tokens), pad_id=self.pad_id)
@@ -120,3 +131,7 @@ class Reading(NamedTuple):
                 for row, logits_C in zip(batch, model(**view).logits.float().cpu().numpy()):
                     found[row] = logits_C
         return np.stack(found)
+
+
+def _short(text: str | None) -> str:
+    return (text or "")[:MOST_CHARS]

@@ -37,9 +37,10 @@ SHIPPED = {"masked": "masked_lm", "causal": "causal_lm", "denoising": "denoising
 TASK_OF = {KINDS[form]: name for form, name in SHIPPED.items()}
 WITHOUT_LABELS = (
     "masked_lm", "causal_lm", "denoising", "next_sentence", "sentence_order", "replay", "contrastive", "l2_sp", "ewc",
+    "distillation", "self_distillation",
 )  # fmt: skip
 """objectives that ask for texts alone"""
-OF_BLOCKS = ("masked_lm", "causal_lm", "denoising", "l2_sp", "ewc")
+OF_BLOCKS = ("masked_lm", "causal_lm", "denoising", "l2_sp", "ewc", "distillation", "self_distillation")
 """those of them that a block serves as well"""
 
 

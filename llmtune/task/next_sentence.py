@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llmtune.scoring.predictions import Chunk, Predictions
 
-OBJECTIVES = ("masked_lm", "next_sentence", "sentence_order", "contrastive", "l2_sp", "ewc", "replay")
+OBJECTIVES = ("masked_lm", "next_sentence", "sentence_order", "contrastive", "l2_sp", "ewc", "replay", "distillation")
 APART = 37
 """rows between a text and the one whose second half it gets: neighbours are often of one document"""
 LONGEST = 512

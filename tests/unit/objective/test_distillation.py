@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from llmtune.core.errors import UserError
 from llmtune.model.trunk import Trunk
-from llmtune.objective.distilling import ANSWERS, DistillationLoss
+from llmtune.objective.distilling import ANSWERS, AnswersOfRows, DistillationLoss
 from llmtune.objective.layer_pairs import layer_pairs
+from llmtune.objective.live_teacher import LiveTeacher
 from llmtune.objective.matching import Matching
 from llmtune.objective.own_teacher import SelfDistillationLoss
 from llmtune.objective.soft_targets import distance_by_row
@@ -53,7 +54,8 @@ def test_answers_are_softened_and_the_teachers_order_is_undone(problem: str) -> 
     wanted = torch.randn(9, NUM_CLASSES[problem], generator=torch.Generator().manual_seed(3))
     order = list(reversed(range(NUM_CLASSES[problem])))
     settings = settings_of("distillation", temperature=2.5, answers=0.7)
-    part = DistillationLoss(lambda step: 1.0, settings, problem, (wanted.numpy(), order), None, None)
+    answers = AnswersOfRows(problem, wanted.numpy(), order, 2.5)
+    part = DistillationLoss(lambda step: 1.0, settings, answers, (None, None), None)
     part.prepare(batch)
     loss = part.loss(Trunk(network), batch)
     found = gradients_of(network, loss.total)
@@ -81,10 +83,11 @@ def test_layers_are_compared_over_real_tokens(wide: bool) -> None:
         for weight in other.parameters():
             weight.mul_(1.1)
     settings = settings_of("distillation", answers=0, hidden_states=0.4, attentions=3.0, layers="1:2,2:1")
-    matching = Matching([(1, 2), (2, 1)], student_width=16, teacher_width=16, seed=0)
+    matching = Matching([[(1, 2), (2, 1)]], student_width=16, teacher_width=16, seed=0)
     if wide:
         matching.projections = torch.nn.ModuleList(torch.nn.Linear(16, 16, bias=False) for _ in range(2))
-    part = DistillationLoss(lambda step: 1.0, settings, "single_label", (None, None), matching, other.eval())
+    live = LiveTeacher(other.eval(), settings.wants, None)
+    part = DistillationLoss(lambda step: 1.0, settings, None, (matching, None), live)
     assert len(list(part.parameters())) == (2 if wide else 0)
     loss = part.loss(Trunk(network, part.wants), batch)
     found = gradients_of(network, loss.total)
@@ -132,7 +135,7 @@ def test_the_teachers_answers_are_its_logits_kept_for_later_runs(
     with torch.no_grad():
         expected = network(**batch.views["clean"]).logits
     torch.testing.assert_close(batch.targets[ANSWERS], expected, rtol=1e-4, atol=1e-5)
-    kept = trainer.composite.objectives["distillation"].logits_NC
+    kept = trainer.composite.objectives["distillation"].answers.logits_NC
     assert isinstance(kept, np.memmap)
     assert not any("teacher" in name for name in trainer.composite.state_dict())
     monkeypatch.setattr("llmtune.objective.teacher.Teacher.open", lambda *_, **__: pytest.fail("it was opened again"))
@@ -147,12 +150,12 @@ def test_the_teacher_may_be_a_run_with_another_vocabulary_and_labels_in_another_
     assert main(["train", *TINY, *rows, *beside, "train.max_steps=2", f"run.dir={tmp_path / 'teacher'}"]) == 0
     words = [*rows, *BESIDE, f"objective.distillation.teacher={tmp_path / 'teacher'}"]
     part = run(tmp_path / "run", *words).composite.objectives["distillation"]
-    assert part.order == [1, 0]
+    assert part.answers.order == [1, 0]
     lines = (tmp_path / "teacher/predictions.jsonl").read_text().splitlines()
     assert len(lines) == 12
     same = run(tmp_path / "test_rows", *[word for word in words if not word.startswith("data.")],
                f"data.train={tmp_path / 'test.jsonl'}", "data.validation_share=0", "data.test_share=0")  # fmt: skip
-    kept = torch.from_numpy(np.array(same.composite.objectives["distillation"].logits_NC)).softmax(-1)
+    kept = torch.from_numpy(np.array(same.composite.objectives["distillation"].answers.logits_NC)).softmax(-1)
     told = [list(json.loads(line)["probabilities"].values()) for line in lines]
     torch.testing.assert_close(kept, torch.tensor(told), rtol=1e-4, atol=1e-5)
 
@@ -164,7 +167,7 @@ def test_hidden_states_and_attention_train(tmp_path: Path) -> None:
     trainer = run(tmp_path / "run", *write_rows(tmp_path), *BESIDE, *words)
     names = {name for name, _ in trainer.composite.named_parameters() if name.startswith("own.distillation.")}
     assert names == {"own.distillation.matching.projections.0.weight"}
-    (held,) = trainer.composite.objectives["distillation"]._teacher
+    held = trainer.composite.objectives["distillation"].teacher.model
     assert all(weight.grad is None and not weight.requires_grad for weight in held.parameters())
 
 
