@@ -114,7 +114,7 @@ def _load_best(trainer: Any, run: RunDir) -> dict[str, Any] | None:
             trainer.load_weights(trainer.kept_weights())
         return None
     best = CheckpointStore(run.checkpoints, keep=1).best(step)
-    trainer.load_weights(best.tensors("model"))
+    trainer.load_best(best)
     return best.state
 
 
@@ -266,7 +266,7 @@ def _result(trainer: Any, prepared: Prepared, scores: Any, test: Any) -> dict[st
         "epochs": round(state.step / prepared.steps_per_epoch, 4),
         "ended_by": trainer.ended_by,
         "train_seconds": round(state.seconds, 3),
-        "eval_seconds": round(trainer.eval_seconds, 3),
+        "eval_seconds": round(state.eval_seconds, 3),
         "tokens_per_second": round(state.tokens_seen / max(state.seconds, 1e-9), 1),
         "padding_share": round(1 - state.tokens_seen / max(1, state.padded_tokens_seen), 4),
         "peak_memory_bytes": trainer.machine.peak_memory(),

@@ -73,7 +73,7 @@ def kill_once(child: multiprocessing.Process, folder: Path, in_save: bool, rng: 
 
 
 def files(folder: Path) -> dict[str, str]:
-    from llmtune.run.checkpoint import sha256
+    from llmtune.run.tensor_files import sha256
 
     last = sorted((folder / "checkpoints").glob("step-*"))[-1]
     return {path.name: sha256(path) for path in [*sorted(last.glob("*.safetensors")), folder / "metrics.jsonl"]}

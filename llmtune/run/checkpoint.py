@@ -2,28 +2,32 @@
 
     step-000400/    model.safetensors  optimizer.safetensors  ...  state.json  manifest.json
     best-000350/    model.safetensors  state.json  manifest.json
+    frozen-3f9a1c20b7de.safetensors
 
-Written aside, fsynced, hashed into `manifest.json`, renamed; read back only if every file still has its hash.
-The only file of `run/` that knows torch.
+Written aside, fsynced, hashed into `manifest.json`, renamed; read back only if every file still has its hash. Of the
+model each holds what can change; what never trains in the run lies beside them once, and each manifest says so.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmtune.core.errors import Fault, ResumeError
 from llmtune.run.files import SaveFailed, fsync_dir, read_json, write_json
+from llmtune.run.tensor_files import FROZEN_FILES, FrozenFile, fault_of, on_disk, read_tensors, write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+MODEL = "model"
+FROZEN = "frozen"
+"""where a manifest names the file that holds the rest of MODEL"""
 TensorFiles = Mapping[str, Mapping[str, Any]]
 
 
@@ -36,12 +40,16 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name.rpartition("-")[2])
 
-    def tensors(self, name: str) -> dict[str, Any]:
-        """Tensors by name of one of its files, on the CPU; empty if there is no such file."""
-        from safetensors.torch import load_file
+    @property
+    def frozen(self) -> FrozenFile | None:
+        """Where the rest of its model lies; None: it has all of it."""
+        return _frozen_of(read_json(self.path / MANIFEST))
 
-        path = self.path / f"{name}.safetensors"
-        return load_file(path) if path.exists() else {}
+    def tensors(self, name: str) -> dict[str, Any]:
+        """Tensors by name of one of its files (of MODEL: all), on the CPU; empty if there is no such file."""
+        own = read_tensors(self.path / f"{name}.safetensors")
+        frozen = self.frozen if name == MODEL else None
+        return {**frozen.tensors(self.path.parent), **own} if frozen else own
 
 
 class CheckpointStore:
@@ -50,15 +58,32 @@ class CheckpointStore:
     def __init__(self, folder: Path, *, keep: int):
         self.folder = folder
         self.keep = keep
+        self._frozen: FrozenFile | None = None
+        self._frozen_names: frozenset[str] = frozenset()
 
     def open(self) -> None:
         """Make the folder; sweep up what a killed save left behind."""
         self.folder.mkdir(exist_ok=True)
         for left in self.folder.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
-    def save(self, kind: str, step: int, tensors: TensorFiles, state: Mapping[str, Any]) -> Path:
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """What was frozen when `checkpoint` was saved is there already."""
+        self._frozen = checkpoint.frozen
+        if self._frozen is not None:
+            self._frozen_names = self._frozen.names(self.folder)
+
+    def save(
+        self, kind: str, step: int, tensors: TensorFiles, state: Mapping[str, Any], frozen: Collection[str] = ()
+    ) -> Path:
         """Write `<kind>-<step>`; all or nothing.
+
+        Args:
+            frozen: names of tensors of MODEL that are what they were when the run began, and will stay so. The first
+                save writes them, to a file of their own.
 
         Raises:
             SaveFailed: with the system's reason; earlier checkpoints are untouched.
@@ -68,27 +93,35 @@ class CheckpointStore:
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            self._write(aside, tensors, state)
+            self._write(aside, *self._without_frozen(tensors, frozenset(frozen)), state)
             self._put_in_place(aside, target)
         except Exception as error:  # safetensors reports a full disk by an exception of its own
             shutil.rmtree(aside, ignore_errors=True)
             raise SaveFailed(target, error) from error
         return target
 
-    def _write(self, aside: Path, tensors: TensorFiles, state: Mapping[str, Any]) -> None:
-        from safetensors.torch import save_file
+    def _without_frozen(self, tensors: TensorFiles, frozen: frozenset[str]) -> tuple[TensorFiles, FrozenFile | None]:
+        """What a checkpoint holds itself, and where the rest lies, if there is any."""
+        model = tensors.get(MODEL, {})
+        frozen &= model.keys()
+        if self._frozen is None and frozen:
+            self._frozen = FrozenFile.write(self.folder, {name: model[name] for name in model if name in frozen})
+            self._frozen_names = frozen
+        elsewhere = frozen & self._frozen_names
+        own = {name: value for name, value in model.items() if name not in elsewhere}
+        return {**tensors, MODEL: own}, self._frozen if elsewhere else None
 
+    def _write(self, aside: Path, tensors: TensorFiles, frozen: FrozenFile | None, state: Mapping[str, Any]) -> None:
         for name, values in tensors.items():
             if values:
-                save_file({key: value.detach().cpu().contiguous() for key, value in values.items()},
-                          aside / f"{name}.safetensors")  # fmt: skip
+                write_tensors(aside / f"{name}.safetensors", values)
         write_json(aside / STATE, {"format": FORMAT, **state})
-        files = {}
+        manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
         for path in sorted(aside.iterdir()):
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_json(aside / MANIFEST, {"format": FORMAT, "files": files})
+            manifest["files"][path.name] = on_disk(path)
+        if frozen is not None:
+            manifest[FROZEN] = frozen._asdict()
+        write_json(aside / MANIFEST, manifest)
         fsync_dir(aside)
 
     def _put_in_place(self, aside: Path, target: Path) -> None:
@@ -110,6 +143,20 @@ class CheckpointStore:
         for path in self._paths("best"):
             if int(path.name.rpartition("-")[2]) not in wanted:
                 shutil.rmtree(path, ignore_errors=True)
+        self._prune_frozen()
+
+    def _prune_frozen(self) -> None:
+        """Delete files of frozen tensors that nothing refers to: an earlier start died before its first save."""
+        spoken_of = {self._frozen}
+        for path in [*self._paths("step"), *self._paths("best")]:
+            try:
+                spoken_of.add(_frozen_of(read_json(path / MANIFEST)))
+            except (OSError, ValueError, TypeError, AttributeError):
+                return  # damaged: who knows what it needs
+        names = {frozen.name for frozen in spoken_of if frozen is not None}
+        for path in self.folder.glob(FROZEN_FILES):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
     def newest_good(self, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest state that verifies; says which were passed over and why. None: there is none at all.
@@ -118,8 +165,9 @@ class CheckpointStore:
             ResumeError: there are some, and none is whole.
         """
         faults = []
+        seen: dict[FrozenFile, str | None] = {}
         for path in self._paths("step"):
-            fault = verify(path) or self._best_is_gone(path)
+            fault = verify(path, seen) or self._best_is_gone(path, seen)
             if fault is None:
                 return Checkpoint(path, _read_state(path))
             say(f"checkpoint {path.name} is passed over: {fault}")
@@ -128,11 +176,11 @@ class CheckpointStore:
             raise ResumeError(*faults, Fault("resume", "no checkpoint of the run is whole", "start a new run"))
         return None
 
-    def _best_is_gone(self, path: Path) -> str | None:
+    def _best_is_gone(self, path: Path, seen: dict[FrozenFile, str | None]) -> str | None:
         best_step = _read_state(path).get("train_state", {}).get("best_step")
         if best_step is None:
             return None
-        fault = verify(self.folder / f"best-{best_step:06d}")
+        fault = verify(self.folder / f"best-{best_step:06d}", seen)
         return f"its best model best-{best_step:06d}: {fault}" if fault else None
 
     def best(self, step: int) -> Checkpoint:
@@ -148,36 +196,38 @@ class CheckpointStore:
         return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
-def verify(path: Path) -> str | None:
-    """What is wrong with a checkpoint's folder, or None: every file is there with its size and sha256."""
+def verify(path: Path, seen: dict[FrozenFile, str | None] | None = None) -> str | None:
+    """What is wrong with a checkpoint, or None: every file is there with its size and sha256.
+
+    Args:
+        seen: what is wrong with files that several checkpoints share, as far as they were looked at; added to.
+    """
     try:
         manifest = read_json(path / MANIFEST)
-        files = manifest["files"]
+        files, frozen = manifest["files"], _frozen_of(manifest)
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']}, this version reads {FORMAT}"
     except FileNotFoundError:
         return "manifest.json is missing" if path.is_dir() else "the folder is missing"
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return f"manifest.json can't be read ({error})"
     if STATE not in files:
         return f"{STATE} is missing in its manifest"
     for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if sha256(file) != expected["sha256"]:
-            return f"{name} was altered (its sha256 differs)"
-    return None
+        fault = fault_of(path / name, expected)
+        if fault:
+            return fault
+    if frozen is None:
+        return None
+    seen = {} if seen is None else seen
+    if frozen not in seen:
+        seen[frozen] = frozen.fault(path.parent)
+    return seen[frozen]
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _frozen_of(manifest: dict[str, Any]) -> FrozenFile | None:
+    found = manifest.get(FROZEN)
+    return FrozenFile(**found) if found else None
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from llmtune.data.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.model.prefix_cache import PrefixCache
-from llmtune.run.checkpoint import Checkpoint, CheckpointStore
+from llmtune.run.checkpoint import MODEL, Checkpoint, CheckpointStore
 from llmtune.run.metrics_log import MetricsLog
 from llmtune.training.deciding import Deciding
 from llmtune.training.ema import Average
@@ -29,6 +29,7 @@ from llmtune.training.forgetting import Forgetting
 from llmtune.training.freezing import Freezing
 from llmtune.training.optimizer_state import optimizer_state, restore_optimizer
 from llmtune.training.step import Stepper, StepResult
+from llmtune.training.weights import lasting_tensors, load_tensors, never_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,6 @@ class Trainer:
     evaluation: Evaluation | None = None
     """the newest, if it was made in this process"""
     ended_by: str = "all steps"
-    eval_seconds: float = 0.0
     _saved: dict[str, Any] | None = None
     _clock: float = 0.0
 
@@ -215,7 +215,7 @@ class Trainer:
             return
         done = found.pop("task")
         self.evaluation = done
-        self.eval_seconds += done.seconds + sum(one.seconds for one in found.values())
+        self.state.eval_seconds += done.seconds + sum(one.seconds for one in found.values())
         beside = {name: one.scores for name, one in found.items()}
         scores, score = self.deciding.told(done.scores, beside), self.deciding.score(done.scores, beside)
         self._note_score(score, scores, beside)
@@ -267,7 +267,7 @@ class Trainer:
     def _save_best(self, scores: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> None:
         if self.store is not None:
             told = {"scores": dict(scores), "beside": {name: dict(found) for name, found in beside.items()}}
-            self.store.save("best", self.state.step, {"model": self.kept_weights()}, told)
+            self.store.save("best", self.state.step, {MODEL: self.kept_weights()}, told, self._never_trained())
 
     # ---- the end ----
 
@@ -308,13 +308,13 @@ class Trainer:
 
     def _save(self) -> None:
         """Write the state of this step, unless it is on the disk already."""
-        now = {**self.state.to_json(), "seconds": None}
+        now = self.state.without_clocks()
         if now == self._saved:
             return
         self.prefix.flush()
         if self.store is not None:
             optimizer_tensors, optimizer_plain = optimizer_state(self.stepper.optimizer)
-            tensors = {"model": self._weights(), "optimizer": optimizer_tensors}
+            tensors = {MODEL: self._weights(), "optimizer": optimizer_tensors}
             plain: dict[str, Any] = {}
             for name, part in self._stateful().items():
                 tensors[name], plain[name] = part.state()
@@ -329,7 +329,7 @@ class Trainer:
                 "micro_tokens": self.feed.micro_tokens,
                 "processes": self.machine.world,
                 "fingerprints": dict(self.fingerprints),
-            })  # fmt: skip
+            }, self._never_trained())  # fmt: skip
             self.store.prune(best_step=self.state.best_step)
         self._saved = now
         self._clock = time.perf_counter()
@@ -338,13 +338,10 @@ class Trainer:
         return {**({"ema": self.average} if self.average else {}), **self.parts}
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """Parameters and lasting buffers by name, tied ones once."""
-        network = self.composite
-        lasting = network.state_dict().keys()
-        return {
-            **dict(network.named_parameters()),
-            **{name: value for name, value in network.named_buffers() if name in lasting},
-        }
+        return lasting_tensors(self.composite)
+
+    def _never_trained(self) -> frozenset[str]:
+        return never_trained(self.freezing, self.clocks.num_steps)
 
     def kept_weights(self) -> dict[str, torch.Tensor]:
         """The weights that are evaluated and given away: their average where there is one."""
@@ -369,7 +366,9 @@ class Trainer:
         changed = [key for key, value in self.fingerprints.items() if saved["fingerprints"].get(key) != value]
         if changed:
             raise ResumeError(f"resume: {', '.join(changed)} changed since {checkpoint.path}; start a new run")
-        self.load_weights(checkpoint.tensors("model"))
+        if self.store is not None:
+            self.store.go_on_from(checkpoint)
+        self.load_weights(checkpoint.tensors(MODEL))
         restore_optimizer(self.stepper.optimizer, checkpoint.tensors("optimizer"), saved["optimizer"])
         for name, part in self._stateful().items():
             part.load_state(checkpoint.tensors(name), saved["parts"].get(name, {}))
@@ -380,20 +379,14 @@ class Trainer:
         if self.validation is not None:
             self.validation.max_tokens = self.feed.micro_tokens
         self.state = TrainState(**saved["train_state"])
-        self._saved = {**self.state.to_json(), "seconds": None}
+        self._saved = self.state.without_clocks()
 
-    @torch.no_grad()
-    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy weights into the network.
+    def load_best(self, best: Checkpoint) -> None:
+        """Its weights into the network, but for what never trained: that stays what it is, for the proof to look at."""
+        self.load_weights(best.tensors(MODEL), but=self._never_trained())
 
-        Raises:
-            ResumeError: the names are not the network's.
-        """
-        own = self._weights()
-        strange = sorted(own.keys() ^ tensors.keys())
-        if strange:
-            raise ResumeError(f"resume: the checkpoint's tensors are not this model's: {', '.join(strange[:5])}")
+    def load_weights(self, tensors: Mapping[str, torch.Tensor], *, but: frozenset[str] = frozenset()) -> None:
+        """Copy weights into the network, `but` for some; ResumeError if the names are not the network's."""
+        load_tensors(self.composite, tensors, but=but)
         if self.freezing.policy.changes:
             self.prefix.close()  # what is frozen now may have trained when these were saved
-        for name, value in tensors.items():
-            own[name].copy_(value)

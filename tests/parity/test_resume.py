@@ -76,6 +76,20 @@ def test_stopped_and_resumed_equals_unstopped(looks: int, prepared: Prepared, un
     assert files_of(folder) == files_of(unstopped)
 
 
+def test_seconds_of_training_and_of_evaluations_count_over_all_starts(prepared: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = trainer_of(prepared, folder, StopAt(60))
+    with pytest.raises(Stopped):
+        first.fit()
+    assert first.state.evaluated_step
+    again = resume(prepared, folder)
+    assert again.state.seconds == first.state.seconds > 0
+    assert again.state.eval_seconds == first.state.eval_seconds > 0
+    again.fit()
+    assert again.state.seconds > first.state.seconds
+    assert again.state.eval_seconds > first.state.eval_seconds
+
+
 def test_stopped_many_times_equals_unstopped(prepared: Prepared, unstopped: Path, tmp_path: Path) -> None:
     folder, stops = tmp_path / "run", 0
     while True:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,177 @@ def test_open_sweeps_up_what_a_kill_left(store: CheckpointStore) -> None:
 def test_state_is_readable_by_eye(store: CheckpointStore) -> None:
     state = json.loads((store.folder / "step-000020" / "state.json").read_text())
     assert state["train_state"] == {"step": 20, "best_step": None}
+
+
+# ---- what never trains ----
+
+BIG = torch.arange(500.0)
+
+
+def save_part(store: CheckpointStore, step: int, *, kind: str = "step", frozen: tuple[str, ...] = ("big",)) -> Path:
+    model = {"w": torch.full((8,), float(step)), "big": BIG, "seen": torch.tensor(step)}
+    state = {"train_state": {"step": step, "best_step": None}} if kind == "step" else {"scores": {}}
+    return store.save(kind, step, {"model": model, "optimizer": {"w|m": torch.ones(8)}}, state, frozen)
+
+
+@pytest.fixture
+def sparing(tmp_path: Path) -> CheckpointStore:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    store.open()
+    for step in (10, 20):
+        save_part(store, step, kind="best")
+        save_part(store, step)
+    return store
+
+
+def frozen_of(store: CheckpointStore) -> list[Path]:
+    return sorted(store.folder.glob("frozen-*"))
+
+
+def whole(store: CheckpointStore, step: int) -> bool:
+    good = store.newest_good(print)
+    assert good is not None
+    model = good.tensors("model")
+    return good.step == step and torch.equal(model["big"], BIG) and bool((model["w"] == step).all())
+
+
+def test_what_never_trains_is_written_once_and_read_with_every_checkpoint(sparing: CheckpointStore) -> None:
+    (frozen,) = frozen_of(sparing)
+    assert frozen.stat().st_size > BIG.nbytes
+    for path in sparing.folder.glob("*-0000*"):
+        assert (path / "model.safetensors").stat().st_size < BIG.nbytes / 4
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["frozen"]["name"] == frozen.name
+        assert manifest["frozen"]["sha256"].startswith(frozen.stem.removeprefix("frozen-"))
+    assert whole(sparing, 20)
+    assert torch.equal(sparing.best(10).tensors("model")["big"], BIG)
+    assert set(sparing.best(10).tensors("optimizer")) == {"w|m"}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_file_of_what_never_trains_is_named(damage: str, sparing: CheckpointStore) -> None:
+    (frozen,) = frozen_of(sparing)
+    harm = {"truncated": lambda: os.truncate(frozen, 50), "altered": lambda: flip(frozen), "missing": frozen.unlink}
+    harm[damage]()
+    words = {"truncated": "has 50 bytes instead of", "altered": "was altered", "missing": "is missing"}
+    with pytest.raises(ResumeError) as caught:
+        sparing.newest_good(lambda line: None)
+    assert str(caught.value).count(f"{frozen.name} {words[damage]}") == 2
+    with pytest.raises(ResumeError, match=rf"{frozen.name} {words[damage]}"):
+        sparing.best(10)
+
+
+def test_an_older_checkpoint_with_all_of_the_model_is_taken_instead(store: CheckpointStore) -> None:
+    save_part(store, 30)
+    (frozen,) = frozen_of(store)
+    frozen.unlink()
+    said: list[str] = []
+    good = store.newest_good(said.append)
+    assert good is not None
+    assert good.step == 20
+    assert said == [f"checkpoint step-000030 is passed over: {frozen.name} is missing"]
+
+
+def test_a_run_that_goes_on_refers_to_the_file_that_is_there(sparing: CheckpointStore) -> None:
+    (frozen,) = frozen_of(sparing)
+    before = frozen.stat()
+    later = CheckpointStore(sparing.folder, keep=2)
+    later.open()
+    good = later.newest_good(print)
+    assert good is not None
+    later.go_on_from(good)
+    save_part(later, 30)
+    after = frozen.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert whole(later, 30)
+
+
+def test_what_trains_after_all_is_in_each_checkpoint_from_then_on(sparing: CheckpointStore) -> None:
+    good = sparing.newest_good(print)
+    assert good is not None
+    later = CheckpointStore(sparing.folder, keep=1)
+    later.go_on_from(good)
+    model = {"w": torch.zeros(8), "big": BIG + 1, "seen": torch.tensor(30)}
+    later.save("step", 30, {"model": model}, {"train_state": {"step": 30, "best_step": 20}})
+    assert "frozen" not in json.loads((later.folder / "step-000030/manifest.json").read_text())
+    newest = later.newest_good(print)
+    assert newest is not None
+    assert torch.equal(newest.tensors("model")["big"], BIG + 1)
+    later.prune(best_step=20)
+    assert torch.equal(later.best(20).tensors("model")["big"], BIG)
+
+
+def test_prune_keeps_what_any_checkpoint_refers_to(sparing: CheckpointStore) -> None:
+    (frozen,) = frozen_of(sparing)
+    orphan = sparing.folder / "frozen-000000000000.safetensors"
+    orphan.write_bytes(b"of a start that died before its first save")
+    damaged = sparing.folder / "step-000010" / "manifest.json"
+    content = damaged.read_text()
+    damaged.write_text("{")
+    other = CheckpointStore(sparing.folder, keep=2)
+    other.prune(best_step=20)
+    assert orphan.exists()  # a manifest that can't be read may speak of it
+    damaged.write_text(content)
+    other.prune(best_step=20)
+    assert frozen_of(sparing) == [frozen]
+    other.keep = 0
+    other.prune(best_step=20)
+    assert [path.name for path in sorted(sparing.folder.iterdir())] == ["best-000020", frozen.name]
+    assert torch.equal(other.best(20).tensors("model")["big"], BIG)
+    other.prune(best_step=None)
+    assert list(sparing.folder.iterdir()) == []
+
+
+def test_a_copy_of_the_run_elsewhere_is_whole(sparing: CheckpointStore, tmp_path: Path) -> None:
+    shutil.copytree(sparing.folder, tmp_path / "elsewhere" / "checkpoints")
+    shutil.rmtree(sparing.folder)
+    assert whole(CheckpointStore(tmp_path / "elsewhere" / "checkpoints", keep=1), 20)
+
+
+def moments_of(folder: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Copies of `folder` as SIGKILL would leave it before and after each call that writes, syncs or renames."""
+    import safetensors.torch
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            shutil.copytree(folder, into / f"{len(list(into.iterdir())):03d}")
+            done = real(*arguments, **more)
+            shutil.copytree(folder, into / f"{len(list(into.iterdir())):03d}")
+            return done
+
+        return call
+
+    into.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", watched(os.replace))
+        patch.setattr(os, "fsync", watched(os.fsync))
+        patch.setattr(os, "unlink", watched(os.unlink))
+        patch.setattr(safetensors.torch, "save_file", watched(safetensors.torch.save_file))
+        store = CheckpointStore(folder, keep=1)
+        store.open()
+        for step in (10, 20):
+            save_part(store, step, kind="best")
+            save_part(store, step)
+            store.prune(best_step=step)
+    yield from sorted(into.iterdir())
+
+
+def test_a_kill_at_any_moment_leaves_whole_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    for left in moments_of(tmp_path / "checkpoints", tmp_path / "moments", monkeypatch):
+        said: list[str] = []
+        store = CheckpointStore(left, keep=1)
+        store.open()
+        good = store.newest_good(said.append)
+        assert said == []
+        if good is not None:
+            assert whole(store, good.step)
+            store.go_on_from(good)
+        steps.append(good.step if good is not None else 0)
+        save_part(store, 30)
+        store.prune(best_step=None)
+        assert whole(store, 30)
+        assert [path.name for path in sorted(store.folder.glob("*"))] == [frozen_of(store)[0].name, "step-000030"]
+    assert steps == sorted(steps)
+    assert set(steps) == {0, 10, 20}
+    assert len(steps) > 40
