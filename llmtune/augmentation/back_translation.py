@@ -46,7 +46,9 @@ class BackTranslation:
         assert self.there is not None  # refused by `check`
         assert self.back is not None
         device, seed = pick_device(parts.config.hardware), parts.config.seed
-        ways = [Translator(place, self.strength, self.max_new_tokens, device, seed) for place in (self.there, self.back)]
+        ways = [
+            Translator(place, self.strength, self.max_new_tokens, device, seed) for place in (self.there, self.back)
+        ]
         return TranslationChange(self, ways, parts.console.say)
 
 
@@ -65,7 +67,8 @@ class TranslationChange:
             for way in self.ways:
                 stations.append(way(stations[-1]) if stations[-1].strip() else stations[-1])
             if not self._known:  # so that a translator that was asked in the wrong way is seen
-                self.say("back_translation, the first text: " + " -> ".join(repr(station[:200]) for station in stations))
+                shown = " -> ".join(repr(station[:200]) for station in stations)
+                self.say(f"back_translation, the first text: {shown}")
             self._known[text] = stations[-1] if stations[-1].strip() else text
         return self._known[text]
 

@@ -15,11 +15,12 @@ from llmtune.core.protocols import Views
 from llmtune.core.ranges import at_least, between, one_of, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
+from llmtune.freeze_policy.phases import will_train
+from llmtune.model.modes import draws_dropout
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import ANCHOR, in_batch
 from llmtune.objective.language import own_rows, refuse_idle_tokens
-from llmtune.objective.r_drop import draws_dropout
-from llmtune.objective.row_comparison import Representation
+from llmtune.objective.row_comparison import Representation, refuse_idle_representation
 from llmtune.objective.row_views import SIDE, TEXT, CroppedViews, DropoutViews, PairViews
 
 
@@ -58,11 +59,11 @@ class Contrastive:
         """Raises ConfigError where there are no two sights of a row: no pairs, no such classes, no dropout."""
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
         where = "objective.contrastive.views"
-        adapter = getattr(prospect.config.adapter, "dropout", 0)
-        drops = adapter or draws_dropout(prospect.network.config, prospect.config.model.dropout)
-        if self.views == "dropout" and not drops:
+        refuse_idle_representation(self.name, self.projection, prospect)
+        trained, backbone = will_train(prospect), prospect.network.base_model
+        if self.views == "dropout" and not draws_dropout(prospect.network, prospect.layers, trained, within=backbone):
             raise ConfigError(
-                Fault(where, "dropout, but the model has none: a row would always look the same", "",
+                Fault(where, "dropout, but the backbone has none where it trains: a row would always look the same", "",
                       "type model.dropout=0.1, or objective.contrastive.views=spans")
             )  # fmt: skip
         if self.views == "pairs":

@@ -16,7 +16,7 @@ from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import similarities
-from llmtune.objective.row_comparison import Representation
+from llmtune.objective.row_comparison import Representation, refuse_idle_representation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class CosinePairs:
         return CosinePairsLoss(weight_schedule(self.weight, parts.num_steps), representation)
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ConfigError where rows have not one class each."""
+        """Raises ConfigError where rows have not one class each, or nothing that is compared trains."""
+        refuse_idle_representation(self.name, None, prospect)
         problem = getattr(prospect.task, "problem_type", None)
         if problem != "single_label":
             raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,6 @@ from llmtune.objective.task_term import TaskTerm
 
 if TYPE_CHECKING:
     import torch
-
-
-DROPS = re.compile(r"^(?!summary_).*(dropout|_pdrop)")
-"""keys of a model's config that say how much is dropped; `summary_...` belong to a head of another kind"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +33,17 @@ class RDrop:
         return TaskTerm(self.name, weight_schedule(self.weight, parts.num_steps), parts.task, total)
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ConfigError if the model draws no dropout: its two runs would be one."""
-        adapter = getattr(prospect.config.adapter, "dropout", 0)
-        if not adapter and not draws_dropout(prospect.network.config, prospect.config.model.dropout):
+        """Raises ConfigError if nothing that trains draws dropout: its two runs would be one."""
+        from llmtune.freeze_policy.phases import will_train
+        from llmtune.model.modes import draws_dropout
+
+        if not draws_dropout(prospect.network, prospect.layers, will_train(prospect)):
             raise ConfigError(
-                Fault("objective.r_drop", "the model has no dropout, so two runs of a row are equal and there is "
-                      "nothing to learn from their difference", "",
-                      "type model.dropout=0.1, or leave r_drop out")
+                Fault("objective.r_drop", "the model has no dropout where it trains "
+                      f"(freeze_policy={prospect.config.freeze_policy.name}), so two runs of a row are equal and there "
+                      "is nothing to learn from their difference", "",
+                      "type model.dropout=0.1, train more of the model, or leave r_drop out")
             )  # fmt: skip
-
-
-def draws_dropout(model_config: Any, chosen: float | None) -> bool:
-    """Does a config say that something is dropped? `chosen`: model.dropout, which takes the place of its values."""
-    values = {key: value for key, value in model_config.to_dict().items() if DROPS.search(key)}
-    if chosen is not None:
-        values |= {key: chosen for key in values if "dropout" in key and "classifier" not in key}
-    return any(isinstance(value, (int, float)) and value > 0 for value in values.values())
 
 
 def total_loss(task: Any, alpha: float, trunk: Views, batch: Batch) -> torch.Tensor:

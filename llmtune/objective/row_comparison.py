@@ -11,13 +11,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.parts import Prospect
 from llmtune.core.protocols import Views
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
+from llmtune.freeze_policy.phases import will_train
+from llmtune.model.layers import HEAD
 from llmtune.model.pooling import pooled, pooling_of_head
 
 SECOND = "second"
 """the clean view once more: another name, so another dropout"""
+
+
+def refuse_idle_representation(objective: str, projection: int | None, prospect: Prospect) -> None:
+    """ConfigError where nothing that the vectors come from ever trains."""
+    trained = will_train(prospect)
+    if projection is None and all(prospect.layers.places[name] == HEAD for name in trained):
+        raise ConfigError(
+            Fault(f"objective.{objective}", "compares what the backbone gives, of which nothing ever trains "
+                  f"(freeze_policy={prospect.config.freeze_policy.name})", "a policy that trains layers",
+                  "type freeze_policy=none, or leave it out")
+        )  # fmt: skip
 
 
 def add_second_view(batch: Batch) -> None:

@@ -107,14 +107,11 @@ class Embedding:
 
 
 def _drops(prospect: Prospect) -> bool:
-    """Does anything in the model drop?"""
-    from torch import nn
+    """Does anything that trains drop?"""
+    from llmtune.freeze_policy.phases import will_train
+    from llmtune.model.modes import draws_dropout
 
-    chosen = prospect.config.model.dropout
-    own = chosen if chosen is not None else max(
-        (part.p for part in prospect.network.modules() if isinstance(part, nn.Dropout)), default=0.0
-    )  # fmt: skip
-    return bool(own or getattr(prospect.config.adapter, "dropout", 0))
+    return draws_dropout(prospect.network, prospect.layers, will_train(prospect))
 
 
 class EmbeddingTask:

@@ -174,7 +174,7 @@ def test_pairs_with_hard_negatives(pairs: list[str], tmp_path: Path) -> None:
 
 REFUSED = {
     "objective.contrastive.views=pairs": r"one text each; .*data\.columns\.text_pair",
-    "model.dropout=0": r"the model has none.*model\.dropout=0\.1",
+    "model.dropout=0": r"the backbone has none.*model\.dropout=0\.1",
 }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from llmtune.core.errors import ConfigError
+from llmtune.freeze_policy.head_only import HeadOnly
 from llmtune.model.trunk import Trunk
+from tests.tiny import TINY, prepared_of, write_rows
 from tests.unit.objective.small import (
     PROBLEMS,
     assert_same_gradients,
@@ -67,18 +69,28 @@ def test_a_model_without_dropout_is_refused(family: str) -> None:
     settings = settings_of("r_drop")
     prospect = parts_of(network_of(family, dropout=0.1), task_of())
     settings.check(prospect)
-    prospect.network = network_of(family, dropout=0.0)
-    with pytest.raises(ConfigError, match=r"has no dropout.*type model.dropout=0.1"):
+    prospect = parts_of(network_of(family, dropout=0.0), task_of())
+    with pytest.raises(ConfigError, match=r"has no dropout where it trains.*type model.dropout=0.1"):
         settings.check(prospect)
-    prospect.config.adapter = SimpleNamespace(name="lora", dropout=0.05)
-    settings.check(prospect)
 
 
-def test_dropout_that_is_switched_off_or_on_by_the_user_decides() -> None:
-    settings, prospect = settings_of("r_drop"), parts_of(network_of("bert", dropout=0.1), task_of())
-    prospect.config.model.dropout = 0.0
-    with pytest.raises(ConfigError, match="no dropout"):
+def test_dropout_of_what_is_frozen_is_never_drawn() -> None:
+    """Frozen places are in eval mode: under a linear probe GPT-2's dropout is that of its backbone, which sleeps."""
+    settings, prospect = settings_of("r_drop"), parts_of(network_of("gpt2", dropout=0.1), task_of())
+    prospect.config.freeze_policy = HeadOnly(name="head_only", lr_factor=20)
+    with pytest.raises(ConfigError, match=r"freeze_policy=head_only"):
         settings.check(prospect)
-    prospect = parts_of(network_of("bert", dropout=0.0), task_of())
-    prospect.config.model.dropout = 0.1
-    settings.check(prospect)
+    prospect = parts_of(network_of("bert", dropout=0.1), task_of())
+    prospect.config.freeze_policy = HeadOnly(name="head_only", lr_factor=20)
+    settings.check(prospect)  # BERT's classifier has dropout of its own
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["objective=[supervised,r_drop]", "model.dropout=0"], "no dropout"),
+    (["objective=[supervised,contrastive]", "freeze_policy=head_only"], "nothing ever trains"),
+    (["objective=[supervised,supervised_contrastive]", "freeze_policy=head_only"], "nothing ever trains"),
+    (["objective=[supervised,cosine_pairs]", "freeze_policy=head_only"], "nothing ever trains"),
+])  # fmt: skip
+def test_what_would_learn_nothing_is_refused(words: list[str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        prepared_of(*TINY, *write_rows(tmp_path), *words)
