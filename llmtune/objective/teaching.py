@@ -27,7 +27,7 @@ def no_answers(config: Any, task: Any) -> tuple[str, str] | None:
         what = "whole chains of tags" if head == "crf" else "spans"
         return f"task.head={head} scores {what}, which have no softmax over classes to soften", "type task.head=linear"
     problem = getattr(task, "problem_type", None)
-    if problem in PROBLEMS and not hasattr(task, "complete"):
+    if problem in PROBLEMS:
         return None
     return f"task={config.task.name} has no answers by row or by token ({problem or 'it has no labels'})", ""
 
@@ -118,8 +118,8 @@ def reading_faults(teacher: Teacher, prospect: Prospect, where: str, words: str,
     """
     from llmtune.model.backbone import longest_row
 
-    if hasattr(prospect.task, "complete"):
-        return [Fault(where, f"rows of task={prospect.config.task.name} are no text that a teacher could read", "",
+    if "recording" in prospect.splits["train"].column_names:
+        return [Fault(where, f"rows of task={prospect.config.task.name} are sound, which a teacher can't be shown", "",
                       "leave distillation out")]  # fmt: skip
     faults = []
     if not same_words(teacher, prospect.tokenizer):

@@ -211,7 +211,8 @@ def test_tags_come_in_the_teachers_order() -> None:
 def test_layers_are_compared_over_real_tokens_of_each_stack(name: str) -> None:
     case = CASES[name]
     network, other, rows = model_of(case, 0), model_of(case, 1), rows_of(case)
-    total, asked = expected_total(network, other.eval(), rows), {"output_hidden_states": True, "output_attentions": True}
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    total = expected_total(network, other.eval(), rows)
     stacks = ("encoder_", "decoder_") if case.answers.kind == "sequence" else ("",)
     for row in rows:
         mine, wanted = alone(network, row, **asked), alone(other, row, **asked)
