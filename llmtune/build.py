@@ -60,7 +60,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     _pack(prepared, composite)
     feed, validation = _feeds(prepared, machine, objectives, sampling)
     feed.feeds["task"].change = _row_changes(prepared, parts)
-    freezing = Freezing(composite, parts.layers, policy)
+    freezing = Freezing(composite, parts.layers, policy, optimizer=optimizer)
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")

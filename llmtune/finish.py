@@ -163,6 +163,8 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     if trainer.should_stop():
         raise _stopped(trainer)
     adapter = prepared.config.adapter.build(None)
+    if hasattr(adapter, "moved"):
+        adapter.moved = frozenset(name.removeprefix("model.") for name in trainer.freezing.moved_base())
     model = trainer.composite.model
     if hasattr(adapter, "unquantised"):
         model = adapter.unquantised(model)
@@ -204,8 +206,7 @@ def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any
     """What the trained model gives for a few rows, before its adapter is folded into it."""
     base = None
     if adapter.stands_alone and card["base"]:
-        path = str(Path(card["base"]).expanduser())
-        base = {"pretrained_model_name_or_path": path, "revision": prepared.config.model.revision}
+        base = {"path": str(Path(card["base"]).expanduser()), "revision": prepared.config.model.revision}
     task = prepared.task
     if hasattr(task, "probe_sounds"):
         sounds, start = task.probe_sounds(_few_rows(prepared.splits))

@@ -211,6 +211,8 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
 
     import torch
 
+    from llmtune.model.new_tokens import tell_network
+
     shape = copy.deepcopy(model_config)
     for key, value in task.config_values().items():
         setattr(shape, key, value)
@@ -232,7 +234,7 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
             Fault("train.gradient_checkpointing", f"transformers has none for {shape.model_type} models", "",
                   "train.gradient_checkpointing=false")
         )  # fmt: skip
-    return network
+    return tell_network(network, tokenizer if config.model.path else None)
 
 
 def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:

@@ -188,8 +188,8 @@ def tokenizer_of(config: Config, task: Any, raw: Any, model_config: Any, console
 
 
 def _with_new_tokens(tokenizer: Any, task: Any) -> Any:
-    """The tokenizer, which knows the task's own special tokens; what it knew already stays what it was."""
+    """The tokenizer, which knows the task's own special tokens."""
+    from llmtune.model.new_tokens import add_tokens
+
     wanted = task.new_tokens(tokenizer) if callable(getattr(task, "new_tokens", 0)) else getattr(task, "new_tokens", ())
-    added = [token for token in wanted if token not in tokenizer.all_special_tokens]
-    tokenizer.add_special_tokens({"additional_special_tokens": added}, replace_extra_special_tokens=False)
-    return tokenizer
+    return add_tokens(tokenizer, wanted)

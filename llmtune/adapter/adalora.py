@@ -47,13 +47,21 @@ class AdaLora:
         positive("lr_factor", self.lr_factor)
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError under a freeze policy that keeps some of its modules still for good."""
+        """Raises ConfigError beside an optimizer with weights of its own, or under a freeze policy that keeps some of
+        its modules still for good."""
+        optimizer = getattr(prospect.config, "optimizer", None)
+        if getattr(optimizer, "name", "") == "schedule_free_adamw":
+            raise ConfigError(
+                Fault("optimizer", "schedule_free_adamw averages points of its own, in which what adalora masks would "
+                      "go on", "an optimizer that moves the weights themselves", "type optimizer=adamw")
+            )  # fmt: skip
         policy = prospect.config.freeze_policy
         # schedules are still to be built, and say so by neither
         if getattr(policy, "changes", True) or not hasattr(policy, "trainable"):
             return  # ranks are decided once all modules train
         layers = prospect.layers
-        still = (layers.adapters & layers.everything) - policy.trainable(layers, 0)
+        ranked = {name for name in layers.adapters & layers.everything if "lora_" in name}
+        still = ranked - policy.trainable(layers, 0)
         if still:
             places = ", ".join(sorted({layers.places[name] for name in still}))
             raise ConfigError(

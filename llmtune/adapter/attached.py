@@ -38,6 +38,8 @@ class Attached:
         """Put the adapter in, in place, also on the meta device. Raises ConfigError or ModelError: no fit."""
         import torch
 
+        from llmtune.adapter.new_rows import put_in
+
         on_meta = next(network.parameters()).is_meta
         state = torch.random.get_rng_state()
         if self.seed is not None:
@@ -49,6 +51,7 @@ class Attached:
         if self.seed is not None and not on_meta:
             self.start(network)
         torch.random.set_rng_state(state)
+        put_in(network)
         return network
 
     def terms(self) -> dict[str, Any]:
@@ -60,11 +63,14 @@ class Attached:
 
     @contextlib.contextmanager
     def plain(self, network: Any) -> Iterator[Any]:
-        """The network as transformers knows it, without the adapter; put back afterwards."""
+        """The network as transformers knows it, without the adapter but with new tokens' rows; put back afterwards."""
+        from llmtune.adapter.new_rows import folded_in
+
         owners = [module for module in network.modules() if self.slot in module._modules]
         children = [module._modules.pop(self.slot) for module in owners]
         try:
-            yield network
+            with folded_in(network):
+                yield network
         finally:
             for module, child in zip(owners, children):
                 module.add_module(self.slot, child)

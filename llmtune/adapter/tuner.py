@@ -15,9 +15,10 @@ from typing import Any
 from llmtune.core.seeds import fold
 
 PEFT_TASKS = {
-    "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS",
-    "CausalLM": "CAUSAL_LM", "ConditionalGeneration": "SEQ_2_SEQ_LM",
+    "SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "CausalLM": "CAUSAL_LM",
+    "ConditionalGeneration": "SEQ_2_SEQ_LM",
 }  # fmt: skip
+"""word in a class's name -> peft's word for it; not QUESTION_ANS, whose `forward` keeps token_type_ids to itself"""
 
 
 class Tuner:
@@ -37,11 +38,15 @@ class Tuner:
         self.seed = seed
         self.inner: Any = None
         """peft's own object around the network"""
+        self.moved: frozenset[str] = frozenset()
+        """parameters of the base that trained too, which `save` writes beside the adapter's"""
 
     def wrap(self, network: Any) -> Any:
         """Put the adapter in, in place, also on the meta device. Raises ConfigError or ModelError: no fit."""
         import torch
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        from llmtune.adapter.new_rows import put_in
 
         config = self.config_of(network)
         on_meta = next(network.parameters()).is_meta
@@ -51,6 +56,7 @@ class Tuner:
         with torch.device("meta") if on_meta else contextlib.nullcontext():
             self.inner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](network, config, "default")
         torch.random.set_rng_state(state)
+        put_in(network)
         return network
 
     def terms(self) -> dict[str, Any]:
@@ -62,13 +68,16 @@ class Tuner:
         """The network as transformers knows it, the adapter folded into its weights; put back afterwards."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        from llmtune.adapter.new_rows import folded_in
+
         adapted = {name: module for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)}
         before = {name: [one.data for one in module.get_base_layer().parameters()] for name, module in adapted.items()}
         for name, module in adapted.items():
             self._fold_in(module)
             _put(network, name, module.get_base_layer())
         try:
-            yield network
+            with folded_in(network):
+                yield network
         finally:
             for name, module in adapted.items():
                 _put(network, name, module)
@@ -81,21 +90,28 @@ class Tuner:
         module.merge(safe_merge=True)
 
     def save(self, network: Any, folder: Path, base: str | None) -> None:
-        """Write the adapter and the head in peft's own form: adapter_config.json, adapter_model.safetensors.
+        """Write adapter, head and what else trained in peft's own form: adapter_config.json, adapter_model.safetensors.
 
-        `PeftModel.from_pretrained(model, folder)` opens it, where `model` is the one in `base`.
+        `PeftModel.from_pretrained(model, folder)` opens it, where `model` is the one in `base`, with as many words as
+        the tokenizer has. What peft has no part for (a table of words with new rows, weights of the base, parameters
+        that are no modules) is there under its own name, by which peft loads it too.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        from llmtune.model.projections import head_modules
+        from llmtune.adapter.new_rows import folded_in
+        from llmtune.model.layers import HEAD, LayerMap
 
-        heads = head_modules(network, network.base_model_prefix)
-        weights = get_peft_model_state_dict(network, save_embedding_layers=False)
-        everything = network.state_dict()
-        for head in heads:
-            weights |= {name: value for name, value in everything.items() if name.startswith(f"{head}.")}
-        weights = {f"base_model.model.{name}": value.contiguous().clone() for name, value in weights.items()}
+        heads = _copied_by_peft(network)
+        names = LayerMap.of(network, network.base_model_prefix).at(HEAD) | self.moved
+        with folded_in(network) as table:
+            names |= {table} if table else set()
+            weights = get_peft_model_state_dict(network, save_embedding_layers=False)
+            weights |= {
+                name: value for name, value in network.state_dict().items()
+                if name in names or any(name.startswith(f"{head}.") for head in heads)
+            }  # fmt: skip
+            weights = {f"base_model.model.{name}": value.contiguous().clone() for name, value in weights.items()}
         config = copy.deepcopy(network.peft_config["default"])
         config.base_model_name_or_path = base
         config.inference_mode = True
@@ -130,6 +146,16 @@ class QuantisedTuner(Tuner):
 def _put(network: Any, name: str, module: Any) -> None:
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)
+
+
+def _copied_by_peft(network: Any) -> list[str]:
+    """Modules of the head that peft can be told to train: it looks for them by the ends of names, which others may
+    share (a `dense` of ours, and one in each layer)."""
+    from llmtune.model.projections import head_modules
+
+    heads = head_modules(network, network.base_model_prefix)
+    others = [name for name, _ in network.named_modules() if name not in heads]
+    return [head for head in heads if not any(other.endswith(head) for other in others)]
 
 
 def seed_of(parts: Any) -> int | None:

@@ -27,8 +27,8 @@ def probe(
 ) -> dict[str, Any]:  # fmt: skip
     """Texts with their token ids and logits, one row at a time so that padding plays no part.
 
-    `pairs`: the second texts, where rows have two. `base`: arguments of `from_pretrained` for the model under the
-    adapter, where the adapter is to be tried by itself.
+    `pairs`: the second texts, where rows have two. `base`: `path` and `revision` of the model under the adapter, where
+    the adapter is to be tried by itself.
     """
     import torch
 
@@ -128,7 +128,9 @@ def _adapted(folder: Path, model_class: Any, base: dict[str, Any]) -> Any:
     from peft import PeftModel
 
     config = transformers.AutoConfig.from_pretrained(folder)
-    model = model_class.from_pretrained(**base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
+    model = model_class.from_pretrained(
+        base["path"], revision=base["revision"], config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks transformers by names of before
         return PeftModel.from_pretrained(model, str(folder / "adapter")).eval()

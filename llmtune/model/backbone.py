@@ -20,6 +20,7 @@ from llmtune.config.settings import ModelSettings
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.seeds import fold
 from llmtune.model.layers import HEAD, LayerMap
+from llmtune.model.new_tokens import tell_network
 from llmtune.model.speech_tokenizers import fast_form
 from llmtune.model.tokenizers import train_tokenizer
 
@@ -209,6 +210,7 @@ def load_model(
     if new_tokens and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         torch.manual_seed(fold(seed, "new tokens"))  # they are drawn around the mean of the others
         model.resize_token_embeddings(len(tokenizer))
+    tell_network(model, tokenizer if settings.path else None)
     if quantise is None:
         model = model.float()
     if gradient_checkpointing:

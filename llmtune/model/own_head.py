@@ -55,12 +55,15 @@ class OwnHead(PreTrainedModel):
         return cls(AutoModel.from_config(config, attn_implementation=attn_implementation))
 
     @classmethod
-    def from_pretrained(cls, path: Any, *, output_loading_info: bool = False, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
         """The backbone from any folder or hub id, the head from head.safetensors if one that fits lies there.
 
         Returns:
             The model in eval mode; with `output_loading_info` also transformers' report, the head in it.
         """
+        path = pretrained_model_name_or_path
         backbone, info = AutoModel.from_pretrained(path, output_loading_info=True, **kwargs)
         model = cls(backbone)
         missing = {f"backbone.{name}" for name in info["missing_keys"]}

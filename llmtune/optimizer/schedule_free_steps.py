@@ -54,6 +54,14 @@ class ScheduleFreeSteps(Optimizer):
         beta1 = self.defaults["betas"][0]
         return torch.lerp(weight, state["z"], 1 - 1 / beta1) if state else None
 
+    @torch.no_grad()
+    def rest(self, weight: torch.Tensor) -> None:
+        """A parameter stops to train, for a while or for good: it is its average from now on, in training as well."""
+        average = self.averaged(weight)
+        if average is not None:
+            weight.copy_(average)
+            self.state[weight]["z"].copy_(average)
+
     def _state(self, weight: torch.Tensor) -> dict[str, Any]:
         state = self.state[weight]
         if not state:

@@ -10,7 +10,7 @@ from torch import nn
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.protocols import FreezePolicy
-from llmtune.model.layers import EMBEDDINGS, LayerMap
+from llmtune.model.layers import EMBEDDINGS, HEAD, LayerMap
 from llmtune.training.untouched import Untouched
 
 
@@ -22,6 +22,8 @@ class Freezing:
     layers: LayerMap
     policy: FreezePolicy
     trainable: frozenset[str] | None = field(default=None)
+    optimizer: Any = None
+    """told of what stops to train, if it has `rest`"""
     untouched: Untouched = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,10 +42,13 @@ class Freezing:
         if changed:
             if not names:
                 raise ConfigError(Fault("freeze_policy", "leaves nothing to train"))
+            stopped = (self.trainable or frozenset()) - names
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(name in names)
                 if name not in names:
                     parameter.grad = None
+                if name in stopped and hasattr(self.optimizer, "rest"):
+                    self.optimizer.rest(parameter)
             self.trainable = names
             self.untouched.forget(self._moving())
             self.set_modes()
@@ -52,7 +57,7 @@ class Freezing:
     def lift(self) -> None:
         """Let everything train until `apply` comes: what is frozen when DDP wraps is never synchronised later."""
         for parameter in self.network.parameters():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.is_floating_point())  # few-bit weights can't
         self.trainable = None
 
     def names_at(self, step: int) -> frozenset[str]:
@@ -77,6 +82,14 @@ class Freezing:
     def remember(self) -> None:
         """Before the first step: keep the hashes of all that does not train, for the proof at the end."""
         self.untouched.remember(self._moving())
+
+    def moved_base(self) -> frozenset[str]:
+        """Parameters of the model itself, but for its head, that have trained beneath an adapter in this run."""
+        layers, still = self.layers, self.untouched.start
+        if still is None or not layers.adapters:
+            return frozenset()
+        beside = layers.adapters | layers.fixed | layers.own | layers.at(HEAD)
+        return frozenset(layers.places.keys() - beside - still.keys())
 
     def counts(self) -> list[tuple[str, int, int]]:
         """(place, parameters, trainable ones) from the bottom to the top, for places that have any."""
