@@ -1,4 +1,4 @@
-"""Attention is learnt undropped: what is switched off, in which families, and that a perfect student has a loss of 0."""
+"""Attention is learnt undropped: what is switched off, in which families, and a perfect student has no loss."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_a_perfect_student_has_nothing_to_learn() -> None:
         part = DistillationLoss(lambda step: 1.0, settings, None, (matching, None), live)
         return part.loss(Trunk(network, part.wants), batch).total.item()
 
-    dropping = Matching(stack_pairs("uniform", network.config, other.config), student_width=16, teacher_width=16, seed=0)
-    assert loss(dropping) > 0.1
+    pairs = stack_pairs("uniform", network.config, other.config)
+    assert loss(Matching(pairs, student_width=16, teacher_width=16, seed=0)) > 0.1
     assert loss(matching_of(settings, parts, other.config)) == pytest.approx(0, abs=1e-6)
     assert said == ["distillation: attention is learnt, so the student's drops no weights (other dropout stays)"]
     matching_of(settings, parts, other.config)
