@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import ConfigError, Fault
-from llmtune.core.parts import FeedRows
+from llmtune.core.parts import FeedRows, Prospect
 from llmtune.core.seeds import fold
+from llmtune.freeze_policy.phases import will_train
 from llmtune.reporting.words import size
 
 if TYPE_CHECKING:
@@ -69,15 +70,24 @@ def peak_lr(config: Config) -> float:
     return config.model.recommended.lr * config.optimizer.auto_lr_factor * config.adapter.lr_factor
 
 
-def disk_budget(config: Config, parameters: int, run: Path | None) -> int:
-    """Bytes: `keep` + 1 states (weights, two moments, an average), two best models, model/.
+def disk_budget(prospect: Prospect, run: Path | None) -> int:
+    """Bytes that checkpoints and model/ may take at most, fp32: whatever never trains once, and of what does `keep` + 1
+    states (weights, what the optimizer holds, an average) and as many best models.
 
     Raises:
         ConfigError: the disk has less, what `run` holds already counted in.
     """
-    weights = 4 * parameters
-    state = weights * (3 + (config.train.ema is not None or config.train.swa is not None))
-    budget = state * (config.train.keep + 1) + weights * (config.train.keep + 1) + weights
+    config, train = prospect.config, prospect.config.train
+    shapes = {name: parameter.shape for name, parameter in prospect.network.named_parameters()}
+    trained = will_train(prospect)
+    whole = sum(map(_weight_bytes, shapes.values()))
+    changing = sum(_weight_bytes(shapes[name]) for name in trained)
+    held = getattr(config.optimizer, "state_bytes", _two_moments)
+    state = changing + sum(held(tuple(shapes[name])) for name in trained)
+    if train.ema is not None or train.swa is not None:
+        state += changing
+    model = whole + (changing if prospect.layers.adapters else 0)  # the adapter is written by itself too
+    budget = (whole - changing) + (state + changing) * (train.keep + 1) + model
     place = Path(run or config.run.dir or ".").expanduser().absolute()
     while not place.exists():
         place = place.parent
@@ -89,3 +99,12 @@ def disk_budget(config: Config, parameters: int, run: Path | None) -> int:
                   "room for them", "train.keep=1, or run.dir=DIR on another disk")
         )  # fmt: skip
     return budget
+
+
+def _weight_bytes(shape: Sequence[int]) -> int:
+    return 4 * math.prod(shape)
+
+
+def _two_moments(shape: Sequence[int]) -> int:
+    """What Adam and its kin hold for a weight of this shape; an optimizer's settings with `state_bytes` hold less."""
+    return 2 * _weight_bytes(shape)

@@ -103,7 +103,7 @@ def preflight(config: Config, console: Console, stop: StopRequest, *, run: Path 
         num_steps=steps, steps_per_epoch=per_epoch,
     )  # fmt: skip
     _check_parts(config, prospect)
-    budget = disk_budget(config, parameters, run)
+    budget = disk_budget(prospect, run)
     report = data_report(raw, labels, encoded)
     if feeds:
         report["beside"] = {name: rows.report for name, rows in feeds.items()}

@@ -6,6 +6,8 @@ be told not to, which starves what starts at zero (LoRA's B, new biases) and lea
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,6 +47,12 @@ class Adafactor:
         between("decay_power", self.decay_power, 0.01, 1)
         between("momentum", self.momentum, 0, 0.9999)
         positive("clip_threshold", self.clip_threshold)
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        """Of a weight's state in a checkpoint: sums of rows and of columns, where there are such."""
+        numbers = math.prod(shape)
+        squares = math.prod(shape[:-1]) + math.prod([*shape[:-2], shape[-1]]) if len(shape) > 1 else numbers
+        return 4 * (squares + (numbers if self.momentum is not None else 0))
 
     def check(self, prospect: Prospect) -> None:
         refuse_idle(self, prospect)

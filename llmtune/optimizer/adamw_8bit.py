@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,6 +44,11 @@ class AdamW8Bit:
         check_betas(self.betas)
         positive("eps", self.eps)
         at_least("smallest_8bit", self.smallest_8bit, 1)
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        """Of a weight's state in a checkpoint: two moments with a scale for 256 numbers, and tables of 256 values."""
+        numbers = math.prod(shape)
+        return 8 * numbers if numbers < self.smallest_8bit else 2 * (numbers + 4 * math.ceil(numbers / 256) + 1024)
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where the library or the hardware is missing."""

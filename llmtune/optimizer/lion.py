@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,6 +37,10 @@ class Lion:
     def __post_init__(self) -> None:
         check_common(self)
         check_betas(self.betas)
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        """Of a weight's state in a checkpoint."""
+        return 4 * math.prod(shape)
 
     def check(self, prospect: Prospect) -> None:
         refuse_idle(self, prospect)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,6 +41,10 @@ class SGD:
         between("momentum", self.momentum, 0, 0.9999)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: needs momentum, which is 0; type optimizer.momentum=0.9")
+
+    def state_bytes(self, shape: Sequence[int]) -> int:
+        """Of a weight's state in a checkpoint."""
+        return 4 * math.prod(shape) if self.momentum else 0
 
     def check(self, prospect: Prospect) -> None:
         refuse_idle(self, prospect)
