@@ -47,7 +47,7 @@ class Distillation:
     def build(self, parts: Parts) -> DistillationLoss:
         from llmtune.objective.distilling import distillation_loss
 
-        if parts.config.augmentation:
+        if parts.config.augmentation and self.answers:
             parts.console.say("distillation: the teacher has read the rows as they are, augmentation or not")
         return distillation_loss(self, self._found(parts.config.run.plugins), parts)
 
