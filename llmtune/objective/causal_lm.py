@@ -13,10 +13,9 @@ from torch import nn
 
 from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.protocols import Views
-from llmtune.core.ranges import positive, weight
-from llmtune.core.schedules import weight_schedule
+from llmtune.core.ranges import positive
 from llmtune.core.types import Batch, Loss
-from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import check_weight, head_of, own_rows, refuse_idle_tokens, refuse_other_kinds, share_of
 
 if TYPE_CHECKING:
     from llmtune.model.language_head import LanguageHead
@@ -30,7 +29,7 @@ class CausalLm:
     batch_tokens: int | None
 
     def __post_init__(self) -> None:
-        weight("weight", self.weight)
+        check_weight("weight", self.weight)
         positive("batch_tokens", self.batch_tokens)
 
     def feeds(self, config: Any) -> dict[str, FeedWanted]:
@@ -41,11 +40,9 @@ class CausalLm:
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
 
     def build(self, parts: Parts) -> CausalLmLoss:
-        from llmtune.model.language_head import load_head
-
-        head = load_head(parts.config.model, parts.network, seed=parts.config.seed)
+        head = head_of(self.name, parts)
         feed = "task" if self.rows is None else self.name
-        return CausalLmLoss(self.name, feed, weight_schedule(self.weight, parts.num_steps), head)
+        return CausalLmLoss(self.name, feed, share_of(self.weight, parts), head)
 
 
 class CausalLmLoss(nn.Module):

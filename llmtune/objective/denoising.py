@@ -14,11 +14,10 @@ from torch import nn
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.protocols import Views
-from llmtune.core.ranges import at_least, between, positive, weight
-from llmtune.core.schedules import weight_schedule
+from llmtune.core.ranges import at_least, between, positive
 from llmtune.core.types import Batch, Loss
 from llmtune.data.spans import Spans, sentinels_of
-from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import check_weight, head_of, own_rows, refuse_idle_tokens, refuse_other_kinds, share_of
 
 if TYPE_CHECKING:
     from llmtune.model.language_head import LanguageHead
@@ -34,7 +33,7 @@ class Denoising:
     mean_span: float
 
     def __post_init__(self) -> None:
-        weight("weight", self.weight)
+        check_weight("weight", self.weight)
         positive("batch_tokens", self.batch_tokens)
         between("noise_share", self.noise_share, 0.01, 0.9)
         at_least("mean_span", self.mean_span, 1)
@@ -53,12 +52,10 @@ class Denoising:
             raise ModelError(Fault(where, given, allowed, "type model=tiny_t5"))
 
     def build(self, parts: Parts) -> DenoisingLoss:
-        from llmtune.model.language_head import load_head
-
-        head = load_head(parts.config.model, parts.network, seed=parts.config.seed)
+        head = head_of(self.name, parts)
         spans = Spans(parts.token_table, parts.network.config, self.noise_share, self.mean_span)
         feed = "task" if self.rows is None else self.name
-        return DenoisingLoss(self.name, feed, weight_schedule(self.weight, parts.num_steps), head, spans)
+        return DenoisingLoss(self.name, feed, share_of(self.weight, parts), head, spans)
 
 
 class DenoisingLoss(nn.Module):

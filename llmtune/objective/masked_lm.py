@@ -15,10 +15,9 @@ from torch import nn
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.protocols import Views
-from llmtune.core.ranges import between, one_of, positive, weight
-from llmtune.core.schedules import weight_schedule
+from llmtune.core.ranges import between, one_of, positive
 from llmtune.core.types import Batch, Loss
-from llmtune.objective.language import own_rows, refuse_idle_tokens, refuse_other_kinds
+from llmtune.objective.language import check_weight, head_of, own_rows, refuse_idle_tokens, refuse_other_kinds, share_of
 
 if TYPE_CHECKING:
     from llmtune.data.masking import Masker
@@ -38,7 +37,7 @@ class MaskedLm:
     random_share: float
 
     def __post_init__(self) -> None:
-        weight("weight", self.weight)
+        check_weight("weight", self.weight)
         positive("batch_tokens", self.batch_tokens)
         between("mask_share", self.mask_share, 0.01, 0.9)
         one_of("unit", self.unit, ("token", "word", "span"))
@@ -61,17 +60,13 @@ class MaskedLm:
 
     def build(self, parts: Parts) -> MaskedLmLoss:
         from llmtune.data.masking import Masker
-        from llmtune.model.language_head import load_head
-
         masker = Masker(
             parts.token_table, mask_share=self.mask_share, unit=self.unit, keep_share=self.keep_share,
             random_share=self.random_share, segmenter=_segmenter(self.segmenter),
         )  # fmt: skip
-        head = load_head(parts.config.model, parts.network, seed=parts.config.seed)
-        if not head.trained:
-            parts.console.note(f"{self.name}: the source of the weights has no such head; it starts at random")
+        head = head_of(self.name, parts)
         feed = "task" if self.rows is None else self.name
-        return MaskedLmLoss(self.name, feed, weight_schedule(self.weight, parts.num_steps), head, masker)
+        return MaskedLmLoss(self.name, feed, share_of(self.weight, parts), head, masker)
 
 
 class MaskedLmLoss(nn.Module):

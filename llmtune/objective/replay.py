@@ -15,7 +15,7 @@ from llmtune.core.ranges import at_least, between, positive, weight
 from llmtune.core.schedules import weight_schedule
 from llmtune.objective.causal_lm import CausalLmLoss
 from llmtune.objective.generated_texts import GeneratedReplay, GeneratedTexts
-from llmtune.objective.language import own_rows, refuse_idle_tokens
+from llmtune.objective.language import head_of, own_rows, refuse_idle_tokens
 from llmtune.objective.masked_lm import MaskedLmLoss
 
 GENERATED = "generated"
@@ -76,9 +76,9 @@ class Replay:
 
     def build(self, parts: Parts) -> Any:
         from llmtune.data.masking import Masker
-        from llmtune.model.language_head import language_kind, load_head
+        from llmtune.model.language_head import language_kind
 
-        head = load_head(parts.config.model, parts.network, seed=parts.config.seed)
+        head = head_of(self.name, parts)
         share = weight_schedule(self.weight, parts.num_steps)
         if language_kind(parts.network.config) == "masked":
             masker = Masker(parts.token_table, mask_share=self.mask_share)

@@ -232,3 +232,34 @@ def _without_jieba(name: str, package: str | None = None) -> Any:
     import importlib.machinery
 
     return None if name == "jieba" else importlib.machinery.PathFinder.find_spec(name)
+
+
+@pytest.mark.parametrize(("words", "weight"), [
+    (["objective=[supervised,masked_lm]"], 0.1),
+    (["objective=[supervised,masked_lm]", "objective.masked_lm.weight=0.7"], 0.7),
+    (["task=masked_lm", "data=tales", "objective=[masked_lm]"], 1.0),
+])  # fmt: skip
+def test_words_count_a_tenth_beside_a_task(words: list[str], weight: float, rows: list[str], tmp_path: Path) -> None:
+    data = rows if "task=masked_lm" not in words else []
+    words = [*SMALL, "model.tokenizer.vocab_size=900", *words] if not data else [*data, *words]
+    part = made(tmp_path, *words).composite.objectives["masked_lm"]
+    assert part.weight(0) == weight
+
+
+def test_a_head_from_nothing_is_told_of(
+    rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    from llmtune.run.console import Console
+
+    prepared = prepared_of(*SMALL, *rows)
+    config = BertConfig(vocab_size=len(prepared.tokenizer), hidden_size=16, num_hidden_layers=1,
+                        num_attention_heads=2, intermediate_size=16)  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    prepared.tokenizer.save_pretrained(tmp_path / "bert")
+    said: list[str] = []
+    monkeypatch.setattr(Console, "say", lambda console, line: said.append(line))
+    words = ("model=pretrained", f"model.path={tmp_path / 'bert'}", "objective=[supervised,masked_lm]")
+    trainer_of(prepared_of("task=sentiment", *rows, *words), tmp_path / "run")
+    assert any("holds no language-model head; it starts at random (task=masked_lm" in line for line in said)
