@@ -19,13 +19,16 @@ FINAL = "final"
 ON_TOP = re.compile(r"(^|\.)pooler\.")
 """modules inside the backbone that serve as the head's first layer"""
 BELOW = re.compile(
-    r"embed|(^|\.)w[tp]e\.|(^|\.)shared\.|(^|\.)rel(ative)?_(pos|attention)_"
+    r"embed|(^|\.)w[tp]e\.|(^|\.)shared\.|(^|\.)rel(ative)?_(pos|attention)_|visual|vision"
     r"|(^|\.)(per_layer|altup)_(model_)?projection"
 )
 """what may be made after the layers though it comes before them: embedding tables, relative positions that all layers
-share, what gives each layer of Gemma3n and its kin an input of its own"""
+share, what makes words of pictures, what gives each layer of Gemma3n and its kin an input of its own"""
 ABOVE = re.compile(r"(^|\.)(final_layer_norm|project_out|embedding_norm|altup_unembed_projections)\.")
 """what is made before the layers though it comes after them (OPT), or is named after embeddings (LFM2, Gemma3n)"""
+NAMED_AS_BELOW = {"layer_norm": re.compile("EncoderStableLayerNorm|ConformerEncoder"),
+                  "layernorm_embedding": re.compile("BigBirdPegasus")}  # fmt: skip
+"""name of a norm that is below the layers in most of a kin -> the encoders and decoders in which it is above them"""
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.default)(?=\.|$)")
 """what peft puts between a module's path and its parameters"""
 
@@ -178,9 +181,14 @@ class _Reading:
         return self._above(lower[-1:]) if lower else EMBEDDINGS
 
     def _behind(self, inner: str) -> bool:
-        """Does it come after the layers, though it is made before them? wav2vec2 and its kin make one class of both."""
-        stable = inner.startswith("encoder.layer_norm.") and "StableLayerNorm" in self._class("encoder")
-        return stable or ABOVE.search(inner) is not None
+        """Does it come after the layers, though it is made before them? T5Gemma's norm beside its list of layers does,
+        and what a family names as others name something below, by the class around it."""
+        home, _, name = inner.rpartition(".")[0].rpartition(".")
+        lists = {layer.rpartition(".")[0].rpartition(".")[0] for layer in self.layer_at}
+        other = NAMED_AS_BELOW.get(name)
+        return bool(
+            ABOVE.search(inner) or (name == "norm" and home in lists) or (other and other.search(self._class(home)))
+        )
 
     def _below(self, inner: str, outer: list[str]) -> bool:
         """Does it come before the layers, wherever it is made? The norm beside DeBERTa's relative positions does."""
@@ -243,6 +251,8 @@ class _Reading:
     def _output_path(self) -> str | None:
         get = getattr(self.modules[self.task], "get_output_embeddings", None)
         outputs = get() if get is not None else None
+        if isinstance(outputs, nn.Embedding):  # FSMT's table of words, which scores them too
+            return None
         return next((path for path, module in self.modules.items() if module is outputs), None)
 
 

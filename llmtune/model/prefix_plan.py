@@ -73,7 +73,8 @@ def plan_prefix(parts: Any, policy: Any, device: str, home: Path) -> PrefixPlan:
         return _off("train.prefix_cache=off")
     stack = len(lower_stack(parts.network))
     phases = _phases(parts, policy, stack)
-    why = why_impossible(config) or _other_rows(parts.splits) or _never_frozen(config, policy, phases)
+    unknown = None if stack else "which modules the model's layers are is not known, or a layer is several modules"
+    why = why_impossible(config) or _other_rows(parts.splits) or unknown or _never_frozen(config, policy, phases)
     if why is None:
         budget = allowed_bytes(config.train.prefix_cache_bytes, home)
         tokens = sum(int(rows.with_format("numpy")["length"][:].sum()) for rows in parts.splits.values())
