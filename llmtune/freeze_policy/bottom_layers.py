@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmtune.core.parts import Parts
-from llmtune.freeze_policy.choosing import check_number, number_of_layers, refuse_idle_adapter, refuse_more_layers
+from llmtune.freeze_policy.choosing import (
+    check_number,
+    number_of_layers,
+    refuse_idle_adapter,
+    refuse_more_layers,
+    refuse_unsure_layers,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +28,8 @@ class BottomLayers:
         return self
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError if the model has fewer layers, or if an adapter sits in the frozen ones alone."""
+        """Raises ConfigError if the model has fewer layers, or unknown ones, or an adapter in frozen ones alone."""
+        refuse_unsure_layers(prospect, self.name)
         refuse_more_layers("layers", self.layers, prospect.layers)
         refuse_idle_adapter(prospect, self.name, self.trainable(prospect.layers, 0))
 

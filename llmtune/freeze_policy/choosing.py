@@ -22,6 +22,17 @@ def number_of_layers(value: float, layers: Any) -> int:
     return round(value * layers.num_layers) if value < 1 else int(value)
 
 
+def refuse_unsure_layers(prospect: Any, policy: str) -> None:
+    """Raises ConfigError if it is not known which modules the model's layers are."""
+    if prospect.layers.unsure:
+        family = prospect.model_config.model_type
+        raise ConfigError(
+            Fault("freeze_policy", f"{policy} goes by layers, and which modules those of {family} models are is not "
+                  f"known: {prospect.layers.unsure}", "none, head_only, bias_only, norms_only or pattern",
+                  "freeze_policy=pattern with names of modules, or freeze_policy=none")
+        )  # fmt: skip
+
+
 def refuse_more_layers(field: str, value: float, layers: Any) -> None:
     """Raises ConfigError if the model has fewer layers."""
     if value > layers.num_layers:

@@ -11,6 +11,7 @@ from llmtune.core.clock import parse_period, period_steps
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import at_least, between
+from llmtune.freeze_policy.choosing import refuse_unsure_layers
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,8 @@ class Converging:
         return _Settling(self, parts, every=period_steps(self.every, parts.steps_per_epoch) or 1, start=start)
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError if all layers are kept."""
+        """Raises ConfigError if the layers are not known, or all of them are kept."""
+        refuse_unsure_layers(prospect, self.name)
         num_layers = prospect.layers.num_layers
         if self.keep > num_layers:
             raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Any
 from llmtune.core.clock import parse_period
 from llmtune.core.parts import Parts
 from llmtune.core.ranges import at_least
-from llmtune.freeze_policy.choosing import refuse_idle_adapter
+from llmtune.freeze_policy.choosing import refuse_idle_adapter, refuse_unsure_layers
 from llmtune.freeze_policy.phases import Phases, evenly, ever_trained
 
 
@@ -27,7 +27,8 @@ class Gradual:
         return self._phases(parts)
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError if an adapter is not reached before the run ends."""
+        """Raises ConfigError if the layers are not known, or an adapter is not reached before the run ends."""
+        refuse_unsure_layers(prospect, self.name)
         ever = ever_trained(self._phases(prospect), prospect.layers, prospect.num_steps)
         refuse_idle_adapter(prospect, self.name, ever)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Parts
-from llmtune.freeze_policy.choosing import names_of, parse_layers, refuse_idle_adapter
+from llmtune.freeze_policy.choosing import names_of, parse_layers, refuse_idle_adapter, refuse_unsure_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Layers:
         return self
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError if the model has no such layer, or if an adapter sits in others alone."""
+        """Raises ConfigError if the model has no such layer or unknown ones, or if an adapter sits in others alone."""
+        refuse_unsure_layers(prospect, self.name)
         num_layers = prospect.layers.num_layers
         missing = [number for number in parse_layers("layers", self.layers) if number >= num_layers]
         if missing:

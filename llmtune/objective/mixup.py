@@ -47,6 +47,8 @@ class Mixup:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError for models and settings in which there is nothing to mix at that place."""
+        from llmtune.model.prefix import lower_stack
+
         config, num_layers = prospect.config, prospect.layers.num_layers
         faults = []
         if "cuts" in prospect.splits["train"].column_names:
@@ -59,12 +61,16 @@ class Mixup:
             faults.append(Fault("objective.mixup.layer", f"{self.layer}, but the model has {num_layers} layers",
                                 f"1 to {num_layers}, embeddings or random"))  # fmt: skip
         if self.layer != "embeddings":
+            seen = len(lower_stack(prospect.network.base_model))
             where, fix = f"objective.mixup.layer: {self.layer}", "type objective.mixup.layer=embeddings"
             if config.train.gradient_checkpointing:
                 faults.append(Fault(where, "layers are computed again, unmixed, with train.gradient_checkpointing=true",
                                     "", fix))  # fmt: skip
             if getattr(config.adapter, "virtual_tokens", 0):
                 faults.append(Fault(where, f"the layers have virtual tokens (adapter={config.adapter.name})", "", fix))
+            if seen != num_layers and not getattr(prospect.model_config, "is_encoder_decoder", False):
+                family = prospect.model_config.model_type
+                faults.append(Fault(where, f"what leaves a layer of {family} models is not one module's", "", fix))
         if faults:
             raise ConfigError(*faults)
 

@@ -54,6 +54,12 @@ def refuse_idle(settings: Any, prospect: Prospect, *others: Fault) -> None:
             Fault("optimizer.lora_plus_ratio", f"{settings.lora_plus_ratio} has nothing to act on: no LoRA adapter",
                   "1.0 without one", "type adapter=lora, or optimizer.lora_plus_ratio=1")
         )  # fmt: skip
+    if settings.layer_decay != 1 and prospect.layers.unsure:
+        family = prospect.model_config.model_type
+        faults.append(
+            Fault("optimizer.layer_decay", f"{settings.layer_decay}, but which modules the layers of {family} models "
+                  f"are is not known: {prospect.layers.unsure}", "1.0 for such a model", "optimizer.layer_decay=1")
+        )  # fmt: skip
     if faults:
         raise ConfigError(*faults)
 

@@ -129,5 +129,10 @@ def test_what_can_not_be_mixed_is_refused() -> None:
     prospect.model_config = SimpleNamespace(is_encoder_decoder=True)
     with pytest.raises(ConfigError, match="is an encoder-decoder"):
         settings_of("mixup").check(prospect)
+    spread = prospect_of()
+    spread.layers = SimpleNamespace(num_layers=3)
+    with pytest.raises(ConfigError, match="what leaves a layer of bert models is not one module's"):
+        settings_of("mixup", layer="random").check(spread)
+    settings_of("mixup").check(spread)
     with pytest.raises(ValueError, match="layer: 'top' is not known"):
         settings_of("mixup", layer="top")
