@@ -178,6 +178,7 @@ def test_rows_leave_room_for_virtual_tokens(rows: list[str], models: dict[str, s
     (["adapter=prefix", "model.attention=flex_attention"], "flex_attention takes no prefix"),
     (["adapter=adalora", "freeze_policy=bottom_layers", "freeze_policy.layers=1"],
      "keeps the adapters of layer 0 still"),
+    (["adapter=adalora", "optimizer=schedule_free_adamw"], "what adalora masks would go on.*type optimizer=adamw"),
     (["adapter=prompt", "adapter.init=text", "adapter.text='  '"], "has no token"),
 ])  # fmt: skip
 def test_what_can_not_work_is_told_before_weights_load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def make_model(family: str, folder: Path) -> str:
-    """A pretrained-looking folder with random weights and a tokenizer."""
+def make_model(
+    family: str, folder: Path, words: Sequence[str] = WORDS, vocab_size: int = 200,
+    model_class: Any = AutoModelForSequenceClassification,
+) -> str:  # fmt: skip
+    """A pretrained-looking folder with random weights and a tokenizer of these words."""
     kind, shape = FAMILIES[family]
-    settings = TokenizerSettings(kind=kind, vocab_size=200, min_frequency=1, lowercase=False)
-    tokenizer = train_tokenizer(settings, [" ".join(WORDS)] * 3, AutoConfig.for_model(family, **shape))
+    settings = TokenizerSettings(kind=kind, vocab_size=vocab_size, min_frequency=1, lowercase=False)
+    tokenizer = train_tokenizer(settings, [" ".join(words)] * 3, AutoConfig.for_model(family, **shape))
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id",
                                                        "sep_token_id")}  # fmt: skip
     config = AutoConfig.for_model(family, **{**shape, **ids, "vocab_size": len(tokenizer)})
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    model_class.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
