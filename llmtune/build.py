@@ -64,7 +64,9 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     freezing.apply(0)
     if machine.world == 1:  # several processes agree on a stop in the loop
         stop.check("loading the model")
+    freezing.thaw(prepared.num_steps)
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None, balance=balance)
+    freezing.apply(0)
     if getattr(prepared.task, "looks_before", False):
         look_before(
             prepared.task, composite.model, prepared.splits, prepared.tokenizer, machine,

@@ -67,7 +67,8 @@ def peak_lr(config: Config) -> float:
     """`optimizer.lr`; auto: what the model recommends (for all weights and AdamW), times factors of the run's parts."""
     if config.optimizer.lr != "auto":
         return float(config.optimizer.lr)
-    return config.model.recommended.lr * config.optimizer.auto_lr_factor * config.adapter.lr_factor
+    factors = config.optimizer.auto_lr_factor * config.adapter.lr_factor
+    return config.model.recommended.lr * factors * getattr(config.freeze_policy, "lr_factor", 1)
 
 
 def disk_budget(prospect: Prospect, run: Path | None) -> int:

@@ -211,9 +211,11 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
 
     import torch
 
+    from llmtune.model.backbone import set_dropout
     from llmtune.model.new_tokens import tell_network
 
     shape = copy.deepcopy(model_config)
+    set_dropout(shape, config.model.dropout)
     for key, value in task.config_values().items():
         setattr(shape, key, value)
     grows = hasattr(task, "new_tokens") and len(tokenizer) > shape.vocab_size

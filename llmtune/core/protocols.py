@@ -62,7 +62,7 @@ class Objective(Protocol):
 
     name: str
     feed: str
-    """whose rows it is a loss of: `task`, or a feed of its own"""
+    """whose rows it is a loss of: `task`, a feed of its own, or core.types.EVERY_FEED"""
     weight: Callable[[int], float]
     """share of this term in the sum, as a function of the step"""
 
@@ -155,6 +155,8 @@ class Adapter(Protocol):
 
 
 class FreezePolicy(Protocol):
+    """It may also have `lr_factor_at(step)`, by which the learning rate of the whole run is multiplied at a step."""
+
     changes: bool
     """does `trainable` depend on the step?"""
 

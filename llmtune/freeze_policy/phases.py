@@ -18,6 +18,8 @@ class Phase(NamedTuple):
     """optimizer step with which it begins"""
     places: tuple[str, ...]
     """all that train, from then on"""
+    lr_factor: float = 1.0
+    """times the run's learning rate"""
 
 
 class Phases:
@@ -33,7 +35,13 @@ class Phases:
         return tuple(phase.step for phase in self.phases)
 
     def trainable(self, layers: Any, step: int) -> frozenset[str]:
-        return layers.trainable_at(*self.phases[bisect_right(self.steps_of_change, step) - 1].places)
+        return layers.trainable_at(*self._at(step).places)
+
+    def lr_factor_at(self, step: int) -> float:
+        return self._at(step).lr_factor
+
+    def _at(self, step: int) -> Phase:
+        return self.phases[bisect_right(self.steps_of_change, step) - 1]
 
 
 def evenly(stages: Sequence[tuple[str, ...]], every: int | str, where: Any, share: float) -> list[Phase]:

@@ -186,7 +186,7 @@ def load_model(
     config.pad_token_id = tokenizer.pad_token_id
     if settings.path is None:
         _fit_vocabulary(config, tokenizer, made=settings.tokenizer is not None)
-    _set_dropout(config, settings.dropout)
+    set_dropout(config, settings.dropout)
     attention = None if settings.attention == "auto" else settings.attention
     torch.manual_seed(fold(seed, "init"))
     new: tuple[str, ...] = ()
@@ -263,7 +263,8 @@ def _fit_vocabulary(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
             setattr(config, name, getattr(tokenizer, name))
 
 
-def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+def set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+    """Every share that the backbone drops, as `model.dropout` says; None: as they are."""
     if dropout is None:
         return
     for key in list(config.to_dict()):

@@ -10,7 +10,9 @@ from torch import nn
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.protocols import FreezePolicy
-from llmtune.model.layers import EMBEDDINGS, HEAD, LayerMap
+from llmtune.freeze_policy.phases import ever_trained
+from llmtune.model.layers import HEAD, LayerMap
+from llmtune.model.modes import set_modes
 from llmtune.training.untouched import Untouched
 
 
@@ -54,6 +56,14 @@ class Freezing:
             self.set_modes()
         return changed
 
+    def thaw(self, num_steps: int) -> None:
+        """Let all train that ever will in a run of `num_steps`, until `apply` comes: what a trial has to have room for."""
+        names = ever_trained(self.policy, self.layers, num_steps) | self.layers.own
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in names and parameter.is_floating_point())
+        set_modes(self.network, self.layers, names)
+        self.trainable = None
+
     def lift(self) -> None:
         """Let everything train until `apply` comes: what is frozen when DDP wraps is never synchronised later."""
         for parameter in self.network.parameters():
@@ -64,20 +74,12 @@ class Freezing:
         """What trains at `step`: the policy's choice, and whatever objectives brought of their own."""
         return (self.policy.trainable(self.layers, step) | self.layers.own) - self.layers.fixed
 
-    def set_modes(self) -> None:
-        """Training mode, but a module all of whose places are frozen stays in eval mode: no dropout in it.
+    def lr_factor_at(self, step: int) -> float:
+        """What the policy multiplies the learning rate by."""
+        return self.policy.lr_factor_at(step) if hasattr(self.policy, "lr_factor_at") else 1.0
 
-        What lies beside the layers without a place (dropout after GPT-2's embeddings, a flag that BART's encoder
-        asks for the same) goes with the embeddings.
-        """
-        places = self._places(self.trainable or ())
-        self.network.train()
-        for path, module in self.network.named_modules():
-            inside = {place for name, place in self.layers.places.items() if name.startswith(f"{path}.")}
-            if path and inside and not places & inside:
-                module.eval()
-            elif EMBEDDINGS not in places and path in self.layers.beside:
-                module.training = False
+    def set_modes(self) -> None:
+        set_modes(self.network, self.layers, self.trainable or ())
 
     def remember(self) -> None:
         """Before the first step: keep the hashes of all that does not train, for the proof at the end."""
@@ -106,21 +108,23 @@ class Freezing:
         """`place`, `parameters`, `trainable` and `lr` of each place; lr: its peaks, lowest first, as of the optimizer's
         `groups` (several with LoRA+); none where all is frozen."""
         factors = {name: group["factor"] for group in groups for name in group["names"]}
+        first = self.lr_factor_at(0)
         rows: list[dict[str, Any]] = []
         for place, parameters, trainable in self.counts():
             trained = self.layers.at(place) & (self.trainable or frozenset())
-            rates = sorted({peak_lr * factors[name] for name in trained if name in factors})
+            rates = sorted({peak_lr * first * factors[name] for name in trained if name in factors})
             rows.append({"place": place, "parameters": parameters, "trainable": trainable, "lr": rates})
         return rows
 
     def timeline(self) -> list[dict[str, Any]]:
-        """`step` and the `places` that train from then on, for a policy that is a function of the step alone."""
+        """`step`, the `places` that train from then on and `lr_factor`, of a policy that is a function of the step."""
         if not self.policy.changes:
             return []
         lines: list[dict[str, Any]] = []
         for step in getattr(self.policy, "steps_of_change", ()):
             places = self._places(self.names_at(step))
-            lines.append({"step": step, "places": [place for place in self.layers.order if place in places]})
+            ordered = [place for place in self.layers.order if place in places]
+            lines.append({"step": step, "places": ordered, "lr_factor": self.lr_factor_at(step)})
         return lines
 
     def _moving(self) -> frozenset[str]:

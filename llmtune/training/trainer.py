@@ -134,7 +134,7 @@ class Trainer:
         # ranks must agree on a stop, so several processes look for it between steps only
         alone = self.machine.world == 1
         asked = (lambda: bool(self.should_stop())) if alone else (lambda: False)
-        result = self.stepper.run(step, batches, self.peak_lr * self.schedule(step), asked)
+        result = self.stepper.run(step, batches, self._lr(step), asked)
         if result is None:
             self._stop_if_asked()
             return
@@ -145,6 +145,9 @@ class Trainer:
         if self.average is not None:
             self.average.update(step)
         self._log(result, waited)
+
+    def _lr(self, step: int) -> float:
+        return self.peak_lr * self.schedule(step) * self.freezing.lr_factor_at(step)
 
     def _log(self, result: StepResult, waited_s: float) -> None:
         """Add to the window; write a line when it is full. Nothing in metrics.jsonl depends on the clock."""
@@ -159,7 +162,7 @@ class Trainer:
         seconds, self._clock = now - self._clock, now
         self.state.seconds += seconds
         step = self.state.step
-        lr = self.peak_lr * self.schedule(step - 1)
+        lr = self._lr(step - 1)
         seen = {
             "step": step, "epoch": self._epoch(), "loss": result.sums["loss"], "lr": lr, "seconds": seconds,
             "waited_s": waited_s, "real_tokens": result.real_tokens, "padded_tokens": result.padded_tokens,

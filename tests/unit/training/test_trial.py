@@ -112,3 +112,21 @@ def test_processes_do_not_wait_for_each_other_in_it(balance: str, rows: list[str
         assert (one is None) == (two is None)
         assert one is None or (torch.equal(one, two) and one.data_ptr() != two.data_ptr())
     assert apart.norms(["supervised"], exchange=False)["supervised"] > 0
+
+
+def test_it_tries_what_trains_last(rows: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head trains alone at first; memory has to do for the whole model, which trains later."""
+    tried: list[set[str]] = []
+    train_once = trial._train_once
+
+    def seen(composite: Any, *others: Any) -> Any:
+        missing = train_once(composite, *others)
+        tried.append({name for name, weight in composite.named_parameters() if weight.grad is not None})
+        return missing
+
+    monkeypatch.setattr(trial, "_train_once", seen)
+    words = ("freeze_policy=probe_then_tune", "freeze_policy.probe=2", "train.max_steps=4", "train.batch_rows=12")
+    trainer = trainer_of(prepared_of(*TINY, *rows, *words), tmp_path / "run")
+    assert tried == [{name for name, _ in trainer.composite.named_parameters()}]
+    assert trainer.freezing.trainable == trainer.freezing.layers.at("head")
+    assert not trainer.composite.model.base_model.encoder.training
