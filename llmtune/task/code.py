@@ -93,15 +93,8 @@ class Code:
                              "type task.metric=loss, or task.generate_rows=50")  # fmt: skip
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ConfigError where no program has room, or where tokens are new and nothing could learn them."""
+        """Raises ConfigError where no program has room."""
         check_writer(self, prospect)
-        known = prospect.model_config.vocab_size if prospect.config.model.path is not None else len(prospect.tokenizer)
-        if len(prospect.tokenizer) > known and prospect.config.adapter.name != "none":
-            raise ConfigError(
-                Fault("task.fim_tokens", f"this model does not know {', '.join(self.fim_tokens)}, and "
-                      f"adapter={prospect.config.adapter.name} leaves its embeddings as they are",
-                      "the names that it has for them, or adapter=none", "type task.fim_share=0")
-            )  # fmt: skip
 
     def build(self) -> CodeTask:
         return CodeTask(self)

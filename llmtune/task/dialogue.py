@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
 from llmtune.data.chat_template import ChatTemplate, new_tokens, own_words, template_text
@@ -61,16 +60,8 @@ class Dialogue:
                              "type task.metric=loss, or task.generate_rows=100")  # fmt: skip
 
     def check(self, prospect: Prospect) -> None:
-        """Raises ConfigError where no answer has room, or where tokens are new and nothing could learn them."""
+        """Raises ConfigError where no answer has room."""
         check_writer(self, prospect)
-        known = prospect.model_config.vocab_size if prospect.config.model.path is not None else len(prospect.tokenizer)
-        if len(prospect.tokenizer) > known and prospect.config.adapter.name != "none":
-            count = len(prospect.tokenizer) - known
-            raise ConfigError(
-                Fault("task.template", f"{self.template} needs {count} token(s) that this model does not know, and "
-                      f"adapter={prospect.config.adapter.name} leaves its embeddings as they are",
-                      "a template without new tokens, or adapter=none", "type task.template=auto")
-            )  # fmt: skip
 
     def build(self) -> DialogueTask:
         return DialogueTask(self)
