@@ -57,7 +57,7 @@ class Freezing:
         return changed
 
     def thaw(self, num_steps: int) -> None:
-        """Let all train that ever will in a run of `num_steps`, until `apply` comes: what a trial must have room for."""
+        """Let all train that ever will in a run of `num_steps`, until `apply` comes: a trial must have room for it."""
         names = ever_trained(self.policy, self.layers, num_steps) | self.layers.own
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name in names and parameter.is_floating_point())
