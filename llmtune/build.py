@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.core.clock import parse_duration, period_steps
 from llmtune.core.parts import Parts
-from llmtune.core.schedules import lr_schedule
+from llmtune.core.schedules import staged_lr_schedule
 from llmtune.core.types import TrainState
 from llmtune.plan import order_beside
 from llmtune.preflight import Prepared
@@ -97,7 +97,10 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
             module, composite, wrapped, machine, config.seed, train.clip_norm, train.clip_value, train.grad_noise,
             balance, followers=[part for part in several.values() if hasattr(part, "follow")],
         ),
-        freezing=freezing, prefix=prefix, schedule=lr_schedule(config.optimizer, prepared.num_steps),
+        freezing=freezing, prefix=prefix,
+        schedule=staged_lr_schedule(
+            config.optimizer, prepared.num_steps, getattr(policy, "lr_stages", ((0, 1.0),))
+        ),
         peak_lr=prepared.peak_lr, task=prepared.task, feed=feed, validation=validation,
         beside=_scored_beside(prepared, machine, objectives), deciding=_deciding(prepared, objectives),
         score_followers=[part for part in several.values() if hasattr(part, "follow_scores")],

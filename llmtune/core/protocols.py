@@ -155,7 +155,7 @@ class Adapter(Protocol):
 
 
 class FreezePolicy(Protocol):
-    """It may also have `lr_factor_at(step)`, by which the learning rate of the whole run is multiplied at a step."""
+    """It may also have `lr_stages`, (step, factor) of where the schedule of the learning rate begins anew."""
 
     changes: bool
     """does `trainable` depend on the step?"""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,25 @@ def lr_schedule(settings: Any, num_steps: int) -> Schedule:
         decay_share=settings.decay_share,
         cycles=settings.cycles,
     )
+
+
+def staged_lr_schedule(
+    settings: Any, num_steps: int, stages: Sequence[tuple[int, float]] = ((0, 1.0),)
+) -> Callable[[int], float]:
+    """Factor of the peak learning rate at a step of a run in `stages`, each (first step, factor).
+
+    Every stage has the schedule of a run of its own, warm-up and all, times its factor: what begins to train late would
+    else begin with what the decay has left of the rate.
+    """
+    stages = [stage for stage in stages if stage[0] < num_steps]
+    starts = [start for start, _ in stages]
+    schedules = [lr_schedule(settings, end - start) for start, end in zip(starts, [*starts[1:], num_steps])]
+
+    def factor_at(step: int) -> float:
+        number = bisect_right(starts, step) - 1
+        return stages[number][1] * schedules[number](step - starts[number])
+
+    return factor_at
 
 
 def weight_points(value: float | str) -> list[tuple[float, float]]:

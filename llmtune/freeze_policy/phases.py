@@ -18,8 +18,8 @@ class Phase(NamedTuple):
     """optimizer step with which it begins"""
     places: tuple[str, ...]
     """all that train, from then on"""
-    lr_factor: float = 1.0
-    """times the run's learning rate"""
+    lr_factor: float | None = None
+    """where the schedule of the learning rate begins anew: what it is multiplied by; None: it goes on"""
 
 
 class Phases:
@@ -34,14 +34,15 @@ class Phases:
         """Steps at which what trains may be other than before."""
         return tuple(phase.step for phase in self.phases)
 
+    @property
+    def lr_stages(self) -> tuple[tuple[int, float], ...]:
+        """As core.schedules.staged_lr_schedule takes them."""
+        first, *others = self.phases
+        anew = ((phase.step, phase.lr_factor) for phase in others if phase.lr_factor is not None)
+        return ((first.step, 1.0 if first.lr_factor is None else first.lr_factor), *anew)
+
     def trainable(self, layers: Any, step: int) -> frozenset[str]:
-        return layers.trainable_at(*self._at(step).places)
-
-    def lr_factor_at(self, step: int) -> float:
-        return self._at(step).lr_factor
-
-    def _at(self, step: int) -> Phase:
-        return self.phases[bisect_right(self.steps_of_change, step) - 1]
+        return layers.trainable_at(*self.phases[bisect_right(self.steps_of_change, step) - 1].places)
 
 
 def evenly(stages: Sequence[tuple[str, ...]], every: int | str, where: Any, share: float) -> list[Phase]:

@@ -33,4 +33,4 @@ class ProbeThenTune:
 
     def _phases(self, where: Any) -> Phases:
         tune = period_steps(self.probe, where.steps_per_epoch) or 1
-        return Phases([Phase(0, ("head",), self.probe_lr_factor), Phase(tune, tuple(where.layers.order))])
+        return Phases([Phase(0, ("head",), self.probe_lr_factor), Phase(tune, tuple(where.layers.order), 1.0)])

@@ -76,7 +76,8 @@ class Freezing:
 
     def lr_factor_at(self, step: int) -> float:
         """What the policy multiplies the learning rate by."""
-        return self.policy.lr_factor_at(step) if hasattr(self.policy, "lr_factor_at") else 1.0
+        stages = getattr(self.policy, "lr_stages", ((0, 1.0),))
+        return [factor for start, factor in stages if start <= step][-1]
 
     def set_modes(self) -> None:
         set_modes(self.network, self.layers, self.trainable or ())

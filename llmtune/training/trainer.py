@@ -14,7 +14,6 @@ from torch import nn
 
 from llmtune.core.errors import ResumeError, Stopped
 from llmtune.core.protocols import Stateful, Watcher
-from llmtune.core.schedules import Schedule
 from llmtune.core.types import TrainState
 from llmtune.data.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
@@ -55,7 +54,8 @@ class Trainer:
     stepper: Stepper
     freezing: Freezing
     prefix: PrefixCache
-    schedule: Schedule
+    schedule: Callable[[int], float]
+    """factor of `peak_lr` at a step"""
     peak_lr: float
     task: Any
     feed: Mixture
@@ -134,7 +134,7 @@ class Trainer:
         # ranks must agree on a stop, so several processes look for it between steps only
         alone = self.machine.world == 1
         asked = (lambda: bool(self.should_stop())) if alone else (lambda: False)
-        result = self.stepper.run(step, batches, self._lr(step), asked)
+        result = self.stepper.run(step, batches, self.peak_lr * self.schedule(step), asked)
         if result is None:
             self._stop_if_asked()
             return
@@ -145,9 +145,6 @@ class Trainer:
         if self.average is not None:
             self.average.update(step)
         self._log(result, waited)
-
-    def _lr(self, step: int) -> float:
-        return self.peak_lr * self.schedule(step) * self.freezing.lr_factor_at(step)
 
     def _log(self, result: StepResult, waited_s: float) -> None:
         """Add to the window; write a line when it is full. Nothing in metrics.jsonl depends on the clock."""
@@ -162,7 +159,7 @@ class Trainer:
         seconds, self._clock = now - self._clock, now
         self.state.seconds += seconds
         step = self.state.step
-        lr = self._lr(step - 1)
+        lr = self.peak_lr * self.schedule(step - 1)
         seen = {
             "step": step, "epoch": self._epoch(), "loss": result.sums["loss"], "lr": lr, "seconds": seconds,
             "waited_s": waited_s, "real_tokens": result.real_tokens, "padded_tokens": result.padded_tokens,

@@ -10,7 +10,7 @@ import pytest
 
 from llmtune.core.clock import parse_duration, parse_period, period_steps
 from llmtune.core.ranges import one_of
-from llmtune.core.schedules import SHAPES, Schedule, lr_schedule
+from llmtune.core.schedules import SHAPES, Schedule, lr_schedule, staged_lr_schedule
 from llmtune.core.seeds import fold, generator
 
 
@@ -110,3 +110,12 @@ def test_true_is_not_one() -> None:
     one_of("header", True, ("auto", True, False))
     with pytest.raises(ValueError, match="1 is not known"):
         one_of("header", 1, ("auto", True, False))
+
+
+def test_each_stage_has_a_schedule_of_its_own() -> None:
+    settings = SimpleNamespace(schedule="linear", warmup=0.1, min_lr_share=0.0, power=1.0, decay_share=0.2, cycles=2)
+    factor_at = staged_lr_schedule(settings, 120, ((0, 20.0), (20, 1.0), (500, 3.0)))
+    probe, tune = lr_schedule(settings, 20), lr_schedule(settings, 100)
+    assert [factor_at(step) for step in range(20)] == [20 * probe(step) for step in range(20)]
+    assert [factor_at(step) for step in range(20, 120)] == [tune(step) for step in range(100)]
+    assert staged_lr_schedule(settings, 100)(37) == tune(37)

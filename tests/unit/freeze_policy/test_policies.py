@@ -148,7 +148,8 @@ def test_probe_then_tune(family: str) -> None:
 def test_a_probe_has_a_learning_rate_of_its_own() -> None:
     layers = layers_of(network("bert"))
     built = policy("probe_then_tune", probe="2ep", probe_lr_factor=30).build(where(layers))
-    assert [built.lr_factor_at(step) for step in (0, 19, 20, 99)] == [30, 30, 1, 1]
+    assert built.lr_stages == ((0, 30), (20, 1))
+    assert policy("gradual").build(where(layers)).lr_stages == ((0, 1),)
 
 
 def test_the_first_quarter_of_a_run_tunes_where_nothing_is_said() -> None:

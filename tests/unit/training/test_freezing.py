@@ -278,7 +278,7 @@ def test_timeline_says_what_joins_and_what_comes_too_late() -> None:
 
 def test_a_phase_with_another_learning_rate_is_told() -> None:
     order = ["embeddings", *(f"layer {i}" for i in range(4)), "final", "head"]
-    freezing = frozen(network("bert"), policy=Phases([Phase(0, ("head",), 20.0), Phase(10, tuple(order))]))
+    freezing = frozen(network("bert"), policy=Phases([Phase(0, ("head",), 20.0), Phase(10, tuple(order), 1.0)]))
     freezing.apply(0)
     groups = [{"factor": 1.0, "names": sorted(freezing.trainable or ())}]
     assert freezing.table(groups, 1e-3)[-1]["lr"] == [0.02]
