@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from llmtune.config.settings import Config
     from llmtune.core.protocols import Sampling
-    from llmtune.data.changing import RowChanges
-    from llmtune.data.feed import EvaluationFeed, Mixture
+    from llmtune.data.batches.changing import RowChanges
+    from llmtune.data.batches.feed import EvaluationFeed, Mixture
     from llmtune.hardware.machine import Machine
     from llmtune.model.backbone import LoadedModel
     from llmtune.model.composite import Composite
@@ -166,7 +166,7 @@ def _clocks(prepared: Prepared) -> Clocks:
 
 def _forgetting(prepared: Prepared, composite: Composite, machine: Machine) -> Forgetting | None:
     """General text and the head that scores it, if it is to be watched."""
-    from llmtune.data.feed import EvaluationFeed, TokenTable
+    from llmtune.data.batches.feed import EvaluationFeed, TokenTable
     from llmtune.model.language_head import LanguageHead
     from llmtune.training.forgetting import Forgetting
 
@@ -189,7 +189,7 @@ def _terms(config: Config, parts: Parts) -> dict[str, Any]:
 
 def _scored_beside(prepared: Prepared, machine: Machine, objectives: Mapping[str, Any]) -> dict[str, Scored]:
     """By feed: validation rows that an objective brings together with a model and a task for them."""
-    from llmtune.data.feed import EvaluationFeed, table_of
+    from llmtune.data.batches.feed import EvaluationFeed, table_of
     from llmtune.training.evaluation import Scored
 
     found = {}
@@ -246,7 +246,7 @@ def _prefix_cache(
 
 def _row_changes(prepared: Prepared, parts: Parts) -> RowChanges | None:
     """What augmentation makes of the task's training rows; None where none is chosen."""
-    from llmtune.data.changing import RowChanges
+    from llmtune.data.batches.changing import RowChanges
 
     if not prepared.config.augmentation:
         return None
@@ -262,7 +262,7 @@ def _feeds(
     prepared: Prepared, machine: Machine, objectives: Mapping[str, Any], sampling: Sampling
 ) -> tuple[Mixture, EvaluationFeed | None]:
     """This process's training batches of all feeds, and the task's validation batches if there are such rows."""
-    from llmtune.data.feed import EvaluationFeed, Mixture, TrainFeed, table_of
+    from llmtune.data.batches.feed import EvaluationFeed, Mixture, TrainFeed, table_of
 
     train, task = prepared.config.train, prepared.task
     micro_rows = None if isinstance(train.micro_rows, str) else train.micro_rows

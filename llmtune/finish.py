@@ -32,7 +32,7 @@ def finish(trainer: Any, prepared: Prepared, run: RunDir, console: Console) -> d
         LlmtuneError: `model/` does not give the logits of the trained model when it is opened again, or a frozen
             tensor is not what it was when the run began.
     """
-    from llmtune.data.feed import EvaluationFeed, table_of
+    from llmtune.data.batches.feed import EvaluationFeed, table_of
     from llmtune.training.evaluation import Scored
 
     state, machine, task = trainer.state, trainer.machine, prepared.task

@@ -17,7 +17,7 @@ from llmtune.freeze_policy.phases import will_train
 from llmtune.reporting.words import size
 
 if TYPE_CHECKING:
-    from llmtune.data.order import Order
+    from llmtune.data.batches.order import Order
 
 DEFAULT_BATCH_TOKENS = 1024
 
@@ -25,7 +25,7 @@ DEFAULT_BATCH_TOKENS = 1024
 def make_order(config: Config, rows: Any) -> Order:
     import numpy as np
 
-    from llmtune.data.order import Order
+    from llmtune.data.batches.order import Order
 
     train = config.train
     tokens = None if train.batch_rows else train.batch_tokens

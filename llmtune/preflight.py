@@ -19,7 +19,7 @@ from llmtune.run.rundir import refuse_taken
 from llmtune.run.signals import StopRequest
 
 if TYPE_CHECKING:
-    from llmtune.data.order import Order
+    from llmtune.data.batches.order import Order
     from llmtune.model.packed import Isolation
     from llmtune.model.prefix_plan import PrefixPlan
 
@@ -241,7 +241,7 @@ def _on_meta(config: Config, task: Any, model_config: Any, tokenizer: Any) -> An
 
 def _refuse_strange_ids(config: Config, network: Any, splits: Mapping[str, Any]) -> None:
     """ModelError where the tokenizer gives ids for which the model has no embedding."""
-    from llmtune.data.blocks import highest_id
+    from llmtune.data.text.blocks import highest_id
 
     size = network.get_input_embeddings().weight.shape[0]
     highest = max(highest_id(rows) for rows in splits.values())

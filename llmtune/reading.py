@@ -51,7 +51,7 @@ def read(config: Config, task: Any, console: Console, stop: StopRequest) -> tupl
             for split in own
         ))  # fmt: skip
     if getattr(task, "in_blocks", False):
-        from llmtune.data.block_splits import open_texts
+        from llmtune.data.text.block_splits import open_texts
 
         texts = open_texts(data, task.documents, should_stop=lambda: bool(stop), offline=config.offline)
         return texts, task.read_labels(texts, None, None)
@@ -65,15 +65,15 @@ def encode(
 ) -> Any:  # fmt: skip
     """The rows as token ids and targets, from the cache where they are there already."""
     from llmtune.data.cache import code_version
-    from llmtune.data.encode import encode_splits
-    from llmtune.data.token_rows import Limits, makes_windows
+    from llmtune.data.tokens.encode import encode_splits
+    from llmtune.data.tokens.token_rows import Limits, makes_windows
     from llmtune.model.backbone import model_config, tokenizer_sha
 
     if hasattr(task, "meet_model"):
         task.meet_model(model_config(config.model))
     data, encoder = config.data, task.encoder(tokenizer)
     if getattr(task, "in_blocks", False):
-        from llmtune.data.block_splits import encode_blocks
+        from llmtune.data.text.block_splits import encode_blocks
 
         return encode_blocks(
             raw, tokenizer, tokenizer_sha(tokenizer), max_tokens, next_words=task.next_words, log=console.note,
@@ -123,7 +123,7 @@ def watched_rows(
     config: Config, model_config: Any, tokenizer: Any, max_tokens: int, console: Console, stop: StopRequest
 ) -> Any:
     """The encoded rows of `train.watch_forgetting`, or None. ModelError where the model has no head to score them."""
-    from llmtune.data.plain_text import PlainText, plain_rows
+    from llmtune.data.text.plain_text import PlainText, plain_rows
     from llmtune.training.forgetting import refuse_without_head
 
     train = config.train

@@ -73,7 +73,7 @@ def tasks() -> str:
 
 def kinds() -> str:
     """One line a kind of task: models that fit, and the formats that files may have besides tables."""
-    from llmtune.data.layouts import LAYOUTS
+    from llmtune.data.files.layouts import LAYOUTS
 
     fits: dict[str, list[str]] = {}
     formats: dict[str, str] = {}

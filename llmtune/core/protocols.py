@@ -200,7 +200,7 @@ class Task(Protocol):
         """A data.labels.Labelled; judges the gold of every row. DataError with file and line."""
 
     def encoder(self, tokenizer: Any) -> Any:
-        """A data.token_rows.Encode: training and `predict` use this one."""
+        """A data.tokens.token_rows.Encode: training and `predict` use this one."""
 
     def collate_targets(self, targets: Sequence[Any], cuts: Any = None) -> dict[str, torch.Tensor]: ...
 

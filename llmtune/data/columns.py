@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault, nearest
+from llmtune.data.files.tables import Table
+from llmtune.data.forms.values import BadValue, as_text
 from llmtune.data.roles import Role
-from llmtune.data.tables import Table
-from llmtune.data.values import BadValue, as_text
 
 TRUE, FALSE = {"1", "1.0", "true", "True", "TRUE", "yes"}, {"0", "0.0", "false", "False", "FALSE", "no", ""}
 MISSING = object()

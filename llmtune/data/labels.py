@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import DataError, Fault, did_you_mean
-from llmtune.data.arrow_files import column_list
+from llmtune.data.files.arrow_files import column_list
 from llmtune.data.splits import is_number
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.data.encode import EncodedSplits
 from llmtune.data.labels import Labelled
 from llmtune.data.rows import RawSplits
+from llmtune.data.tokens.encode import EncodedSplits
 
 SHOWN_LABELS, SHOWN_LINES, SHOWN_REASONS = 12, 3, 5
 UNKNOWN_SHARE = 0.05

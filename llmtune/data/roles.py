@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmtune.data.values import CONVERTERS
+from llmtune.data.forms.values import CONVERTERS
 
 
 @dataclass(frozen=True)

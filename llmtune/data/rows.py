@@ -16,30 +16,13 @@ import pyarrow
 from llmtune.config.settings import DataSettings
 from llmtune.core import seeds
 from llmtune.core.errors import DataError, Fault
-from llmtune.data import (
-    answer_places,
-    arrow_files,
-    audio,
-    cache,
-    columns,
-    conversation,
-    dialect,
-    entity_pairs,
-    hub,
-    layouts,
-    sources,
-    speech_folders,
-    split_build,
-    splits,
-    tables,
-    text_encoding,
-    tool_schemas,
-    values,
-)
+from llmtune.data import cache, columns, split_build, splits
 from llmtune.data import roles as roles_module
-from llmtune.data.arrow_files import open_arrow
+from llmtune.data.files import arrow_files, dialect, hub, layouts, sources, speech_folders, tables, text_encoding
+from llmtune.data.files.arrow_files import open_arrow
+from llmtune.data.files.sources import find_sources
+from llmtune.data.forms import answer_places, audio, conversation, entity_pairs, tool_schemas, values
 from llmtune.data.roles import Role
-from llmtune.data.sources import find_sources
 from llmtune.data.split_build import SPLITS, SplitBuild, collect, shares_of
 
 if TYPE_CHECKING:

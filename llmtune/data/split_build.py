@@ -18,18 +18,19 @@ import pyarrow
 
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault, Stopped
-from llmtune.data import columns, hub, splits
-from llmtune.data.answer_places import check_answers
-from llmtune.data.arrow_files import RowWriter, copy_rows
-from llmtune.data.audio import check_recording
+from llmtune.data import columns, splits
 from llmtune.data.columns import Column
-from llmtune.data.conversation import check_row as check_dialogue
-from llmtune.data.entity_pairs import check_pair
-from llmtune.data.preference_rows import check_preference
-from llmtune.data.programs import check_tests
+from llmtune.data.files import hub
+from llmtune.data.files.arrow_files import RowWriter, copy_rows
+from llmtune.data.files.tables import Table, open_table
+from llmtune.data.forms.answer_places import check_answers
+from llmtune.data.forms.audio import check_recording
+from llmtune.data.forms.conversation import check_row as check_dialogue
+from llmtune.data.forms.entity_pairs import check_pair
+from llmtune.data.forms.preference_rows import check_preference
+from llmtune.data.forms.programs import check_tests
+from llmtune.data.forms.values import BadValue
 from llmtune.data.roles import Role
-from llmtune.data.tables import Table, open_table
-from llmtune.data.values import BadValue
 
 SPLITS = ("train", "validation", "test")
 SHOWN_LINES = 20

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmtune.data.feed import EvaluationFeed, table_of
+from llmtune.data.batches.feed import EvaluationFeed, table_of
 from llmtune.inference.model_folder import make_card
 from llmtune.training.evaluation import Scored
 

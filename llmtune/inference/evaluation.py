@@ -62,7 +62,7 @@ def _blocks_run(
     place: ModelPlace, config: Config, data: DataSettings, split: str, task: Any
 ) -> tuple[dict[str, Any], int, Predictor, Predictions, LossSum]:
     """Of text in blocks: what was found while it was read, how many there are, and what the model made of them."""
-    from llmtune.data.block_splits import encode_blocks, open_texts
+    from llmtune.data.text.block_splits import encode_blocks, open_texts
     from llmtune.model.backbone import tokenizer_sha
 
     with naming_columns():

@@ -10,10 +10,10 @@ import pyarrow
 
 from llmtune.config.settings import Config
 from llmtune.core.errors import Fault, ModelError
-from llmtune.data.answer_rows import BadRows
-from llmtune.data.feed import EvaluationFeed, table_of
-from llmtune.data.row_lengths import longest_sequences, total_tokens
-from llmtune.data.token_rows import NOT_TEXT, PLAIN, makes_windows, target_type
+from llmtune.data.batches.feed import EvaluationFeed, table_of
+from llmtune.data.tokens.answer_rows import BadRows
+from llmtune.data.tokens.row_lengths import longest_sequences, total_tokens
+from llmtune.data.tokens.token_rows import NOT_TEXT, PLAIN, makes_windows, target_type
 from llmtune.hardware.machine import Machine
 from llmtune.inference.model_folder import open_model
 from llmtune.inference.run_folder import ModelPlace, trained_task

@@ -17,13 +17,13 @@ from typing import Any
 from llmtune.config.settings import DataSettings
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.columns import resolve
-from llmtune.data.dialect import find_dialect
-from llmtune.data.layouts import layout_of
+from llmtune.data.files.dialect import find_dialect
+from llmtune.data.files.layouts import layout_of
+from llmtune.data.files.sources import Source, find_sources, format_of
+from llmtune.data.files.tables import Table, open_table
+from llmtune.data.files.text_encoding import find_encoding, open_text, reading
+from llmtune.data.forms.values import BadValue
 from llmtune.data.roles import Role
-from llmtune.data.sources import Source, find_sources, format_of
-from llmtune.data.tables import Table, open_table
-from llmtune.data.text_encoding import find_encoding, open_text, reading
-from llmtune.data.values import BadValue
 from llmtune.inference.run_folder import naming_columns
 
 STDIN = "standard input"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmtune.core.errors import Fault, LlmtuneError, UserError, did_you_mean
-from llmtune.data.tables import Spelled
+from llmtune.data.files.tables import Spelled
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DIGITS = 6

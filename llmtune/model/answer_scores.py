@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.model.language_head import IGNORED, MOST_SCORES, LanguageHead, next_words
 from llmtune.model.word_model import HEAD_ATTRIBUTE, WordModel
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from llmtune.data.packing import Layout, worth_packing
+from llmtune.data.batches.packing import Layout, worth_packing
 
 OF_ROWS = ("input_ids", "token_type_ids", "attention_mask")
 SETTINGS = ("output_hidden_states", "output_attentions", "return_dict", "use_cache")

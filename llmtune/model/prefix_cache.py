@@ -18,8 +18,8 @@ import torch
 import transformers
 from torch import nn
 
-from llmtune.data.blocks import BlockTable
-from llmtune.data.feed import TokenTable
+from llmtune.data.batches.feed import TokenTable
+from llmtune.data.text.blocks import BlockTable
 from llmtune.hardware.machine import Machine
 from llmtune.model.layers import EMBEDDINGS, FINAL, LayerMap
 from llmtune.model.prefix import Prefix, frozen_depth, lower_stack

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from llmtune.data.tag_schemes import SCHEMES, may_follow
+from llmtune.data.tagging.schemes import SCHEMES, may_follow
 from llmtune.model.crf import ILLEGAL, pair_potentials
 from llmtune.model.own_head import OwnHead
 

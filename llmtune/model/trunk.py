@@ -18,7 +18,7 @@ from torch import nn
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.model.outputs import logits_of
 from llmtune.model.packed import Packed
 

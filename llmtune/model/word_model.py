@@ -18,7 +18,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput, Seq2SeqLMOutput
 
 from llmtune.core.types import Batch, Loss
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.model.language_head import IGNORED, MOST_SCORES, LanguageHead, language_class, word_loss
 
 HEAD_ATTRIBUTE = "_llmtune_word_head"

@@ -11,8 +11,8 @@ import torch
 
 from llmtune.core.seeds import fold
 from llmtune.core.types import Batch
-from llmtune.data.masking import Masker, bytes_of_tokens
-from llmtune.data.spans import MEAN_SPAN, NOISE_SHARE, Spans
+from llmtune.data.text.masking import Masker, bytes_of_tokens
+from llmtune.data.text.spans import MEAN_SPAN, NOISE_SHARE, Spans
 from llmtune.model.language_head import LanguageHead, next_words, row_sums
 
 

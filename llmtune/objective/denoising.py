@@ -16,7 +16,7 @@ from llmtune.core.parts import FeedWanted, Parts, Prospect
 from llmtune.core.protocols import Views
 from llmtune.core.ranges import at_least, between, positive
 from llmtune.core.types import Batch, Loss
-from llmtune.data.spans import Spans, sentinels_of
+from llmtune.data.text.spans import Spans, sentinels_of
 from llmtune.objective.language import check_weight, head_of, own_rows, refuse_idle_tokens, refuse_other_kinds, share_of
 
 if TYPE_CHECKING:

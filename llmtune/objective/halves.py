@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from llmtune.core.protocols import Views
 from llmtune.core.seeds import generator
 from llmtune.core.types import Batch, Loss
-from llmtune.data.feed import TokenTable
-from llmtune.data.halves import Halves
+from llmtune.data.batches.feed import TokenTable
+from llmtune.data.text.halves import Halves
 
 Draw = Callable[[int, np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray, int]]
 """number of the row, its first half, its second half, a generator -> the pair that is shown, its class (0 or 1)"""

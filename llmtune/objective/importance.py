@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from llmtune.core.seeds import fold, generator
-from llmtune.data.masking import Masker
-from llmtune.data.plain_text import PlainText, plain_rows
+from llmtune.data.text.masking import Masker
+from llmtune.data.text.plain_text import PlainText, plain_rows
 from llmtune.model.language_head import LanguageHead, language_kind, next_words, word_loss
 
 
 def sampled_ids(parts: Any, file: str | None, num: int) -> list[dict[str, torch.Tensor]]:
     """Model inputs of `num` texts drawn from a file of plain text (None: from the training rows), each (1, T)."""
-    from llmtune.data.feed import table_of
+    from llmtune.data.batches.feed import table_of
     from llmtune.data.rows import read_splits
 
     rng = generator(parts.config.seed, "ewc")

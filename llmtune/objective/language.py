@@ -63,7 +63,7 @@ def head_of(name: str, parts: Parts) -> LanguageHead:
 
 def own_rows(config: Any, name: str, rows: str | None, batch_tokens: int | None) -> dict[str, FeedWanted]:
     """The plain texts of a file as the feed of objective `name`; none where it reads the task's rows."""
-    from llmtune.data.plain_text import PlainText, plain_rows
+    from llmtune.data.text.plain_text import PlainText, plain_rows
 
     if rows is None:
         return {}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from llmtune.core.types import Batch
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.model.trunk import Trunk
 from llmtune.objective.token_answers import Spoken, TokenAnswers, head_of, spoken
 

@@ -20,7 +20,7 @@ from llmtune.core.types import Batch, Loss
 from llmtune.objective.language import check_weight, head_of, own_rows, refuse_idle_tokens, refuse_other_kinds, share_of
 
 if TYPE_CHECKING:
-    from llmtune.data.masking import Masker
+    from llmtune.data.text.masking import Masker
     from llmtune.model.language_head import LanguageHead
 
 
@@ -59,7 +59,7 @@ class MaskedLm:
             )  # fmt: skip
 
     def build(self, parts: Parts) -> MaskedLmLoss:
-        from llmtune.data.masking import Masker
+        from llmtune.data.text.masking import Masker
         masker = Masker(
             parts.token_table, mask_share=self.mask_share, unit=self.unit, keep_share=self.keep_share,
             random_share=self.random_share, segmenter=_segmenter(self.segmenter),

@@ -17,7 +17,7 @@ from llmtune.core.parts import Parts
 from llmtune.core.protocols import Views
 from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.objective.soft_targets import distance_by_row, num_items
 from llmtune.objective.starting_weights import held_and_new
 from llmtune.objective.token_answers import head_of, spoken, token_answers, token_distance

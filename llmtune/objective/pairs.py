@@ -14,7 +14,7 @@ import torch
 
 from llmtune.core.protocols import Views
 from llmtune.core.types import Batch
-from llmtune.data.feed import TokenTable
+from llmtune.data.batches.feed import TokenTable
 from llmtune.model.language_head import language_kind
 from llmtune.model.prefix import lower_stack
 

@@ -75,7 +75,7 @@ class Replay:
         refuse_idle_tokens(self.name, None, self.batch_tokens)
 
     def build(self, parts: Parts) -> Any:
-        from llmtune.data.masking import Masker
+        from llmtune.data.text.masking import Masker
         from llmtune.model.language_head import language_kind
 
         head = head_of(self.name, parts)

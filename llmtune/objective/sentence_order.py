@@ -33,7 +33,7 @@ class SentenceOrder:
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
 
     def build(self, parts: Parts) -> Any:
-        from llmtune.data.halves import Halves
+        from llmtune.data.text.halves import Halves
         from llmtune.objective.halves import PairLoss
 
         feed = "task" if self.rows is None else self.name

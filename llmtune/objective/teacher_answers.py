@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import transformers
 
+from llmtune.data.batches.feed import TokenTable
+from llmtune.data.batches.order import evaluation_batches
 from llmtune.data.cache import cached, code_version
-from llmtune.data.feed import TokenTable
-from llmtune.data.order import evaluation_batches
 from llmtune.hardware.machine import pick_device, pick_precision
 from llmtune.objective.teacher import Teacher
 

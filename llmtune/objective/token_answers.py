@@ -15,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from llmtune.core.types import Batch
-from llmtune.data.feed import WANTED
+from llmtune.data.batches.feed import WANTED
 from llmtune.model import language_head
 from llmtune.model.language_head import LanguageHead, next_words
 from llmtune.model.word_model import HEAD_ATTRIBUTE, WordModel

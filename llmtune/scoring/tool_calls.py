@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from llmtune.data.tool_schemas import calls_of
-from llmtune.data.values import BadValue
+from llmtune.data.forms.tool_schemas import calls_of
+from llmtune.data.forms.values import BadValue
 
 TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 """Hermes, Qwen, and the templates that ship here"""

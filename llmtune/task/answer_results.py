@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llmtune.data.answer_places import read_answers
+from llmtune.data.forms.answer_places import read_answers
 from llmtune.task.answer_windows import WindowEncoder
 
 RIGHT, OVERLAPS, ELSEWHERE = "right", "overlaps with a gold answer", "stands elsewhere"

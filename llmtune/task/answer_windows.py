@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llmtune.data.answer_places import Place, read_answers
+from llmtune.data.forms.answer_places import Place, read_answers
 
 NUMBERS = ("input_ids", "token_type_ids")
 NOT_SCORED = -100

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, DataError, Fault
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import at_least, between, one_of, positive
-from llmtune.data import fill_in
+from llmtune.data.forms.programs import FILL, tests_of
 from llmtune.data.labels import Labelled
-from llmtune.data.programs import FILL, tests_of
 from llmtune.data.roles import ENTRY_POINT, PROMPT, RESPONSE, TESTS
 from llmtune.data.rows import RawSplits
+from llmtune.data.text import fill_in
 from llmtune.task import code_results
 from llmtune.task.code_rows import CodeEncoder, check_template
 from llmtune.task.code_trials import Trials
@@ -167,8 +167,9 @@ class CodeTask(WritingTask):
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids hang on besides the tokenizer and this code."""
-        from llmtune.data import answer_rows, chat_template, programs, template_date
         from llmtune.data.cache import code_version
+        from llmtune.data.forms import programs
+        from llmtune.data.tokens import answer_rows, chat_template, template_date
         from llmtune.task import code_rows
 
         settings = self.settings

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmtune.data.programs import assembled, extracted, fault_of, normal, tests_of
+from llmtune.data.forms.programs import assembled, extracted, fault_of, normal, tests_of
 from llmtune.scoring.pass_at_k import pass_at_k
 from llmtune.scoring.sandbox import Program
 

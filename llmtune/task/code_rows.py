@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import ConfigError, Fault, ModelError
-from llmtune.data.answer_rows import columns_of, decoder_row, prompt_row
-from llmtune.data.fill_in import gap_ids, is_suffix_first
-from llmtune.data.programs import FILL, is_begun, normal, tests_of
+from llmtune.data.forms.programs import FILL, is_begun, normal, tests_of
+from llmtune.data.text.fill_in import gap_ids, is_suffix_first
+from llmtune.data.tokens.answer_rows import columns_of, decoder_row, prompt_row
 
 PROMPT, TESTS = "{prompt}", "{tests}"
 AS_DOCSTRING = '"""\n{prompt}\n"""\n'
@@ -29,7 +29,7 @@ def check_template(template: str) -> None:
 
 
 class CodeEncoder:
-    """`encode(columns, max_tokens)`: rows of data.answer_rows.
+    """`encode(columns, max_tokens)`: rows of data.tokens.answer_rows.
 
     Raises:
         ConfigError: a chat template that can't be used.
@@ -148,6 +148,6 @@ def _shortened(prompt: str, keep: int) -> str:
 
 
 def _chat(tokenizer: Any) -> Any:
-    from llmtune.data.chat_template import ChatTemplate, template_text
+    from llmtune.data.tokens.chat_template import ChatTemplate, template_text
 
     return ChatTemplate(tokenizer, template_text(tokenizer, "auto"))

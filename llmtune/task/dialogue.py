@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
-from llmtune.data.chat_template import ChatTemplate, new_tokens, own_words, template_text
-from llmtune.data.conversation import INPUT, MESSAGES, PROMPT, RESPONSE, SYSTEM, TOOLS, conversation_of
+from llmtune.data.forms.conversation import INPUT, MESSAGES, PROMPT, RESPONSE, SYSTEM, TOOLS, conversation_of
 from llmtune.data.labels import Labelled
 from llmtune.data.rows import RawSplits
+from llmtune.data.tokens.chat_template import ChatTemplate, new_tokens, own_words, template_text
 from llmtune.task import dialogue_results
 from llmtune.task.dialogue_rows import DialogueEncoder, conversations, look_through
 from llmtune.task.word_targets import WordTargets
@@ -118,8 +118,9 @@ class DialogueTask(WritingTask):
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids hang on besides the tokenizer and this code."""
-        from llmtune.data import answer_rows, chat_template, conversation, tool_schemas
         from llmtune.data.cache import code_version
+        from llmtune.data.forms import conversation, tool_schemas
+        from llmtune.data.tokens import answer_rows, chat_template
         from llmtune.task import dialogue_rows
 
         settings = self.settings

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmtune.data.conversation import Conversation, Message
+from llmtune.data.forms.conversation import Conversation, Message
 from llmtune.scoring.maths import final_number
 from llmtune.scoring.tool_calls import Written, read_calls, same_calls, same_names
 from llmtune.task.dialogue_rows import answered_turn, conversations

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.answer_rows import SHOWN_ROWS, BadRows, Piece, columns_of, decoder_row, prompt_row
-from llmtune.data.chat_template import ChatTemplate
-from llmtune.data.conversation import Conversation, Message, conversation_of
-from llmtune.data.values import BadValue
+from llmtune.data.forms.conversation import Conversation, Message, conversation_of
+from llmtune.data.forms.values import BadValue
+from llmtune.data.tokens.answer_rows import SHOWN_ROWS, BadRows, Piece, columns_of, decoder_row, prompt_row
+from llmtune.data.tokens.chat_template import ChatTemplate
 from llmtune.scoring.maths import final_number
 
 ROLES = ("messages", "prompt", "response", "context", "system", "tools")
@@ -40,8 +40,8 @@ def answered_turn(messages: Sequence[Message], answered: str) -> int:
 
 
 class DialogueEncoder:
-    """`encode(columns, max_tokens)`: rows of a decoder (data.answer_rows); where a dialogue has no answer yet all rows
-    are what is asked alone.
+    """`encode(columns, max_tokens)`: rows of a decoder (data.tokens.answer_rows); where a dialogue has no answer yet all
+    rows are what is asked alone.
 
     A dialogue that is too long loses its oldest turns but the system's, never the exchange of the turn that the model
     is to write; then what follows that turn, then the end of what the user says before it.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError, did_you_mean
 from llmtune.core.ranges import at_least, between, one_of, positive
 from llmtune.core.types import Loss
-from llmtune.data.arrow_files import column_list
+from llmtune.data.files.arrow_files import column_list
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import LABEL, NEGATIVE, TEXT, TEXT_PAIR
 from llmtune.task.embedding_rows import encode_texts, facts_of, form_of, scores_of, targets_of, wrong_scores

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.arrow_files import column_list, row_values
+from llmtune.data.files.arrow_files import column_list, row_values
 from llmtune.data.labels import SHOWN
-from llmtune.data.sequences import encode_sequences
 from llmtune.data.splits import is_number
+from llmtune.data.tokens.sequences import encode_sequences
 
 MILLION = 10**6
 NO_SCORE = -10 * MILLION

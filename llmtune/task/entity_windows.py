@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtune.core.errors import DataError, Fault
 from llmtune.data.columns import short
-from llmtune.data.entity_pairs import unmarked
+from llmtune.data.forms.entity_pairs import unmarked
 
 SHOWN_CHARS = 80
 Frame = tuple[int, int]

@@ -18,9 +18,9 @@ from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Batch, Loss
 from llmtune.data.labels import Labelled
-from llmtune.data.plain_text import PlainText, PlainTextEncoder
 from llmtune.data.split_build import SPLITS
-from llmtune.data.text_stream import DOCUMENTS
+from llmtune.data.text.plain_text import PlainText, PlainTextEncoder
+from llmtune.data.text.text_stream import DOCUMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ class LanguageModelingTask(PlainText):
 
     def encoder(self, tokenizer: Any) -> PlainTextEncoder:
         """Raises ConfigError where bytes are asked for and not known."""
-        from llmtune.data.masking import bytes_of_tokens
+        from llmtune.data.text.masking import bytes_of_tokens
 
         self._tokenizer, self._scores, self._head = tokenizer, None, None
         if self.metric == "bits_per_byte" and not self.in_blocks and bytes_of_tokens(tokenizer) is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Loss
-from llmtune.data import choice_labels
+from llmtune.data.forms import choice_labels
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import CHOICES, LABEL, QUESTION, TEXT
 from llmtune.data.rows import RawSplits

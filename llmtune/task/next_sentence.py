@@ -20,7 +20,7 @@ from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
 from llmtune.core.seeds import fold, generator
 from llmtune.core.types import Batch, Loss
-from llmtune.data.plain_text import PlainText, PlainTextEncoder
+from llmtune.data.text.plain_text import PlainText, PlainTextEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ class NextSentenceTask(PlainText):
     # ---- data ----
 
     def encoder(self, tokenizer: Any) -> PairedTexts:
-        from llmtune.data.halves import Halves
+        from llmtune.data.text.halves import Halves
 
         self._tokenizer, self._held = tokenizer, None
         self._halves = Halves(tokenizer, min(LONGEST, tokenizer.model_max_length))

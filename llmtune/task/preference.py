@@ -17,8 +17,8 @@ import numpy as np
 from llmtune.core.errors import ConfigError, Fault, ModelError, did_you_mean
 from llmtune.core.ranges import at_least, between, one_of, positive
 from llmtune.core.types import Batch, Loss
+from llmtune.data.forms.preference_rows import ALL, check_preference
 from llmtune.data.labels import Labelled
-from llmtune.data.preference_rows import ALL, check_preference
 
 if TYPE_CHECKING:
     import torch

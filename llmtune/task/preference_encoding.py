@@ -10,12 +10,12 @@ from itertools import chain
 from typing import Any
 
 from llmtune.core.seeds import generator
-from llmtune.data.answer_rows import BadRows, columns_of, decoder_row
-from llmtune.data.arrow_files import row_values
-from llmtune.data.chat_template import ChatTemplate, Tools
-from llmtune.data.conversation import Message
-from llmtune.data.preference_rows import Preference, preference_of
-from llmtune.data.values import BadValue
+from llmtune.data.files.arrow_files import row_values
+from llmtune.data.forms.conversation import Message
+from llmtune.data.forms.preference_rows import Preference, preference_of
+from llmtune.data.forms.values import BadValue
+from llmtune.data.tokens.answer_rows import BadRows, columns_of, decoder_row
+from llmtune.data.tokens.chat_template import ChatTemplate, Tools
 from llmtune.task.dialogue_rows import marked
 
 CHOSEN, REJECTED, WANTED, UNWANTED, MISMATCHED, UNKNOWN = range(6)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import ConfigError, DataError, Fault
-from llmtune.data.preference_rows import NAMING
+from llmtune.data.forms.preference_rows import NAMING
 from llmtune.task.preference_encoding import OTHER, VERDICT, first_answers, mismatched, preferences, prompt_key
 from llmtune.task.ranking_negatives import with_column
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from llmtune.data.preference_rows import preference_of
+from llmtune.data.forms.preference_rows import preference_of
 from llmtune.task import preference_losses as losses
 from llmtune.task.preference_encoding import BAD, CHOSEN, GOOD, MISMATCHED, REJECTED, UNWANTED, WANTED
 

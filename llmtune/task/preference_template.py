@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.data.chat_template import ChatTemplate, new_tokens, own_words, template_text
+from llmtune.data.tokens.chat_template import ChatTemplate, new_tokens, own_words, template_text
 
 OFTEN = 20
 """times that a tokenizer which is trained on the rows sees the template's words"""
@@ -40,8 +40,9 @@ class KeptTemplate:
     @property
     def key(self) -> dict[str, Any]:
         """What token ids hang on besides tokenizer and rows."""
-        from llmtune.data import answer_rows, chat_template, conversation, preference_rows, tool_schemas
         from llmtune.data.cache import code_version
+        from llmtune.data.forms import conversation, preference_rows, tool_schemas
+        from llmtune.data.tokens import answer_rows, chat_template
         from llmtune.task import preference_encoding, reward_encoding
 
         modules = (answer_rows, chat_template, conversation, preference_rows, tool_schemas, preference_encoding)

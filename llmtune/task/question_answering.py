@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError
 from llmtune.core.ranges import at_least, between, one_of
 from llmtune.core.types import Batch, Loss
-from llmtune.data.answer_counts import count_answers
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import ANSWERS, CONTEXT, QUESTION
 from llmtune.data.rows import RawSplits
+from llmtune.data.tokens.answer_counts import count_answers
 from llmtune.task import answer_results
 from llmtune.task.answer_windows import WindowEncoder
 

@@ -13,7 +13,7 @@ import pyarrow
 
 from llmtune.core.errors import ConfigError, Fault
 from llmtune.core.seeds import generator
-from llmtune.data.arrow_files import column_list
+from llmtune.data.files.arrow_files import column_list
 from llmtune.task.ranking_rows import groups_of, has
 
 USUAL = {"train": 4, "evaluation": 20}

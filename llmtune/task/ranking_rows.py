@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmtune.core.errors import DataError, Fault
-from llmtune.data.arrow_files import row_values
+from llmtune.data.files.arrow_files import row_values
 from llmtune.data.labels import SHOWN
-from llmtune.data.sequences import encode_sequences
+from llmtune.data.tokens.sequences import encode_sequences
 
 DRAWN = "drawn"
 """column of the numbers of candidates that were drawn for a row: JSON"""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError, did_you_mean
 from llmtune.core.parts import Prospect
 from llmtune.core.ranges import one_of
-from llmtune.data.entity_pairs import MARKS, check_pair, marked_text, unmarked
+from llmtune.data.forms.entity_pairs import MARKS, check_pair, marked_text, unmarked
+from llmtune.data.forms.values import BadValue
 from llmtune.data.labels import SHOWN, Labelled
 from llmtune.data.roles import HEAD, LABEL, TAIL, TEXT, TOKENS
 from llmtune.data.rows import RawSplits
-from llmtune.data.values import BadValue
 from llmtune.task.classification import Classification, ClassificationTask
 from llmtune.task.entity_windows import kept_around, special_frame
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from llmtune.core.ranges import one_of
 from llmtune.core.types import Loss
+from llmtune.data.forms.preference_rows import PAIRS, RESPONSE, check_preference, preference_of
 from llmtune.data.labels import Labelled
-from llmtune.data.preference_rows import PAIRS, RESPONSE, check_preference, preference_of
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from llmtune.data.chat_template import Tools
-from llmtune.data.conversation import Message
-from llmtune.data.preference_rows import preference_of
+from llmtune.data.forms.conversation import Message
+from llmtune.data.forms.preference_rows import preference_of
+from llmtune.data.tokens.chat_template import Tools
 from llmtune.task.preference_encoding import fits, rows_of, shorter
 from llmtune.task.preference_template import KeptTemplate
 

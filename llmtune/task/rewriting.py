@@ -135,8 +135,8 @@ class RewritingTask(WritingTask):
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids hang on besides the tokenizer and this code."""
-        from llmtune.data import answer_rows
         from llmtune.data.cache import code_version
+        from llmtune.data.tokens import answer_rows
         from llmtune.task import rewriting_rows
 
         settings = self.settings

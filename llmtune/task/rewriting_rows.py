@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmtune.core.errors import ConfigError, Fault, ModelError
-from llmtune.data.answer_rows import columns_of, decoder_row, prompt_row, sequence_row
 from llmtune.data.roles import TARGET
+from llmtune.data.tokens.answer_rows import columns_of, decoder_row, prompt_row, sequence_row
 from llmtune.task.template import whole_end
 
 SOURCE = "{source}"
@@ -56,7 +56,7 @@ def references(kept: str) -> list[str]:
 
 
 class RewritingEncoder:
-    """`encode(columns, max_tokens)`: rows of data.answer_rows."""
+    """`encode(columns, max_tokens)`: rows of data.tokens.answer_rows."""
 
     keeps_answers = True
 
@@ -187,7 +187,7 @@ class RewritingEncoder:
             prompt = self._prompts([source])[0]
             length = len(prompt)
             if length <= room or (room <= 0 and not source):
-                return prompt  # of an answer that is too long data.token_rows tells the line
+                return prompt  # of an answer that is too long data.tokens.token_rows tells the line
             if not source:
                 given = f"is {length} tokens long without any source"
                 raise ConfigError(Fault("task.template", given, f"data.max_tokens={max_tokens}"))

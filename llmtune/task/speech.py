@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.core.errors import ConfigError, Fault, did_you_mean
 from llmtune.core.ranges import at_least, one_of
 from llmtune.core.types import Batch, Loss
-from llmtune.data.audio import check_recording
+from llmtune.data.forms.audio import check_recording
 from llmtune.data.labels import Labelled
 from llmtune.data.roles import AUDIO, TRANSCRIPT
 
@@ -179,8 +179,8 @@ class SpeechTask:
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What rows hang on besides tokenizer and code: the recordings' files, the features, what comes first."""
-        from llmtune.data import audio
         from llmtune.data.cache import code_version
+        from llmtune.data.forms import audio
         from llmtune.model import hearing
         from llmtune.task import speech_rows
 

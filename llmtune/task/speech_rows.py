@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.core.errors import ConfigError, DataError, Fault
 from llmtune.core.types import Batch
-from llmtune.data.answer_rows import columns_of, sequence_row
-from llmtune.data.audio import length_of, read
-from llmtune.data.values import BadValue
+from llmtune.data.forms.audio import length_of, read
+from llmtune.data.forms.values import BadValue
+from llmtune.data.tokens.answer_rows import columns_of, sequence_row
 
 if TYPE_CHECKING:
     import numpy as np

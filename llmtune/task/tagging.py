@@ -16,8 +16,8 @@ from llmtune.core.types import Batch, Loss
 from llmtune.data.labels import Labelled, LabelTable
 from llmtune.data.roles import SPANS, TAGS, TEXT, TOKENS
 from llmtune.data.rows import RawSplits
-from llmtune.data.tag_schemes import PLAIN, SCHEMES
-from llmtune.data.tagging_learnt import Learnt
+from llmtune.data.tagging.learnt import Learnt
+from llmtune.data.tagging.schemes import PLAIN, SCHEMES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +96,7 @@ class TaggingTask:
         Raises:
             DataError: with file and line.
         """
-        from llmtune.data import tagging_labels as rows
+        from llmtune.data.tagging import labels as rows
 
         if delimiter is not None:
             raise ConfigError(
@@ -176,8 +176,8 @@ class TaggingTask:
         return None if self.learnt is None else self.learnt.labels
 
     def encoder(self, tokenizer: Any) -> Any:
-        """A data.tagging_encoding.TaggingEncoder: long rows become windows, in training and in `predict`."""
-        from llmtune.data.tagging_encoding import Overlap, TaggingEncoder
+        """A data.tagging.encoding.TaggingEncoder: long rows become windows, in training and in `predict`."""
+        from llmtune.data.tagging.encoding import Overlap, TaggingEncoder
 
         overlap = Overlap(self.settings.overlap, self.head.shared_words(self.known.longest))
         return TaggingEncoder(tokenizer, self.known, overlap)
@@ -185,14 +185,14 @@ class TaggingTask:
     @property
     def encoding_key(self) -> dict[str, Any]:
         """What token ids and targets hang on besides the tokenizer and this file."""
-        from llmtune.data.tagging_encoding import code
+        from llmtune.data.tagging.encoding import code
 
         shared = self.head.shared_words(self.known.longest)
         return {**self.known.to_json(), "overlap": [self.settings.overlap, shared], "code": code()}
 
     def probe_texts(self, columns: Mapping[str, list[Any]]) -> tuple[list[str], None]:
         """The texts that rows stand for."""
-        from llmtune.data.tagging_rows import plain_texts
+        from llmtune.data.tagging.rows import plain_texts
 
         return plain_texts(columns), None
 

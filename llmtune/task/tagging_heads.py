@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from llmtune.core.types import Batch
-from llmtune.data.tagging_learnt import Learnt
+from llmtune.data.tagging.learnt import Learnt
 from llmtune.task import tagging_losses as losses
 from llmtune.task.tagging_options import loss_options, refuse_options, word_weights
 from llmtune.task.tagging_outputs import chain_outputs, span_outputs, tag_outputs

@@ -1,6 +1,6 @@
 """What taggers are trained on: tensors made of targets, and losses as functions of logits and those.
 
-Targets are what data.tagging_encoding makes. A word's place is its first piece, in the window where it is read: the
+Targets are what data.tagging.encoding makes. A word's place is its first piece, in the window where it is read: the
 words of a row lie in several of its sequences, and are a chain all the same.
 
 Legend: B rows, R sequences, T tokens, K words of all rows, N words of the longest row, C tags, P = C + 1, W widths.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from llmtune.data.tagging_encoding import NO_FIRST, NOT_SCORED, READ
+from llmtune.data.tagging.encoding import NO_FIRST, NOT_SCORED, READ
 from llmtune.model import crf
 from llmtune.task.losses import divergence_by_row, loss_by_row
 

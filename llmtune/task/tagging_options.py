@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llmtune.core.errors import ConfigError, Fault
-from llmtune.data.tagging_encoding import NOT_SCORED
+from llmtune.data.tagging.encoding import NOT_SCORED
 from llmtune.task.class_options import OFF
 from llmtune.task.losses import class_weights
 

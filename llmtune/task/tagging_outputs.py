@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmtune.core.types import Batch
-from llmtune.data.tagging_encoding import NO_FIRST, READ
+from llmtune.data.tagging.encoding import NO_FIRST, READ
 from llmtune.model import crf
 from llmtune.task.tagging_losses import chains, laid_out, row_numbers, span_places
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from llmtune.data.tag_schemes import Entity, read_entities
-from llmtune.data.tagging_rows import Words, gold_of, words_of
+from llmtune.data.tagging.rows import Words, gold_of, words_of
+from llmtune.data.tagging.schemes import Entity, read_entities
 from llmtune.scoring.predictions import Chunk, Predictions
 from llmtune.scoring.tagging import EntityCounts, TagCounts
 

@@ -187,7 +187,7 @@ def prompts_of(batch: Batch) -> list[list[int]]:
 
 def _scores(model: Any, view: dict[str, Any], num_wanted: int) -> Any:
     """(place, logits_NV) of the wanted positions, in pieces where all at once would take too much memory."""
-    from llmtune.data.feed import WANTED
+    from llmtune.data.batches.feed import WANTED
     from llmtune.model.word_model import HEAD_ATTRIBUTE
 
     head = getattr(model, HEAD_ATTRIBUTE)[0]

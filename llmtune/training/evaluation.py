@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from llmtune.core.types import Batch
-from llmtune.data.feed import EvaluationFeed
+from llmtune.data.batches.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
 from llmtune.model.outputs import logits_of
 from llmtune.scoring.predictions import Outcomes, Predictions

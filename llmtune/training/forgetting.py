@@ -14,7 +14,7 @@ import torch
 
 from llmtune.core.errors import Fault, ModelError
 from llmtune.core.types import Batch, Loss
-from llmtune.data.feed import EvaluationFeed
+from llmtune.data.batches.feed import EvaluationFeed
 from llmtune.hardware.machine import Machine
 from llmtune.model.language_head import LanguageHead, head_is_there, language_kind, load_head
 from llmtune.model.word_scores import WordScores

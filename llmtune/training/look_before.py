@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmtune.core.errors import Stopped
-from llmtune.data.feed import EvaluationFeed, table_of
+from llmtune.data.batches.feed import EvaluationFeed, table_of
 from llmtune.hardware.machine import Machine
 from llmtune.scoring.predictions import Outcomes
 from llmtune.training.evaluation import predict

@@ -15,7 +15,7 @@ from torch import nn
 from llmtune.core.errors import ResumeError, Stopped
 from llmtune.core.protocols import Stateful, Watcher
 from llmtune.core.types import TrainState
-from llmtune.data.feed import EvaluationFeed, Mixture
+from llmtune.data.batches.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.model.prefix_cache import PrefixCache

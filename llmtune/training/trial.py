@@ -10,7 +10,7 @@ import torch
 from llmtune.core.errors import LlmtuneError
 from llmtune.core.protocols import Balance
 from llmtune.core.types import Batch
-from llmtune.data.feed import EvaluationFeed, Mixture
+from llmtune.data.batches.feed import EvaluationFeed, Mixture
 from llmtune.hardware.machine import Machine
 from llmtune.model.composite import Composite
 from llmtune.training.apart import Apart

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtune.data.answer_rows import columns_of, decoder_row, prompt_row, sequence_row
+from llmtune.data.tokens.answer_rows import columns_of, decoder_row, prompt_row, sequence_row
 
 
 def test_a_decoder_is_asked_at_the_token_before_each_that_it_is_to_write():

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 import pytest
 
-from llmtune.data.arrow_files import ChunkedValues, flat_lists, open_arrow
+from llmtune.data.files.arrow_files import ChunkedValues, flat_lists, open_arrow
 
 ROWS = [[1, 2, 3], [], [4], [], [5, 6], [7], [8, 9, 10, 11], []]
 

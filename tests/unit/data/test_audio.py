@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmtune.data.audio import Length, check_recording, length_of, read, resampled
-from llmtune.data.values import BadValue
+from llmtune.data.forms.audio import Length, check_recording, length_of, read, resampled
+from llmtune.data.forms.values import BadValue
 
 RATE = 8000
 TONE_N = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)).astype(np.float32)

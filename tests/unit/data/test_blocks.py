@@ -14,10 +14,10 @@ import yaml
 
 from llmtune.config.settings import ColumnSettings, DataSettings, TokenizerSettings
 from llmtune.core.errors import DataError, Stopped
-from llmtune.data.block_splits import TextSplits, encode_blocks, open_texts
-from llmtune.data.feed import BlockTable, table_of
-from llmtune.data.text_stream import TextStream
-from llmtune.data.token_file import Ending, TokenFile, write_tokens
+from llmtune.data.batches.feed import BlockTable, table_of
+from llmtune.data.text.block_splits import TextSplits, encode_blocks, open_texts
+from llmtune.data.text.text_stream import TextStream
+from llmtune.data.text.token_file import Ending, TokenFile, write_tokens
 
 LINES = ["Der Wind war stark.", "  und kalt ", "", "风很大，", "she sang.", "", "", "The end"]
 

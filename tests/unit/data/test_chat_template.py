@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, GPT2Config
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, ModelError
-from llmtune.data.chat_template import SHIPPED, ChatTemplate, new_tokens, template_text
-from llmtune.data.conversation import conversation_of
-from llmtune.data.values import BadValue
+from llmtune.data.forms.conversation import conversation_of
+from llmtune.data.forms.values import BadValue
+from llmtune.data.tokens.chat_template import SHIPPED, ChatTemplate, new_tokens, template_text
 from llmtune.model.tokenizers import train_tokenizer
 
 LLAMA = """{{- bos_token }}

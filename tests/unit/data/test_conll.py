@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtune.core.errors import DataError
-from llmtune.data import conll, conllu
+from llmtune.data.files import conll, conllu
 from llmtune.task.tagging import ROLES
 
 BIO = "-DOCSTART- -X- O\n\nAnna NNP B-P\nGrau NNP I-P\nslept VBD O\n\n\nHe PRP O\n"

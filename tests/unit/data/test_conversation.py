@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.data.conversation import MESSAGES, PROMPT, RESPONSE, conversation_of, turns_of
-from llmtune.data.values import BadValue
+from llmtune.data.forms.conversation import MESSAGES, PROMPT, RESPONSE, conversation_of, turns_of
+from llmtune.data.forms.values import BadValue
 
 ASK, SAY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "CET"}}}

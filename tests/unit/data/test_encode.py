@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llmtune.core.errors import DataError, Stopped
-from llmtune.data.encode import encode_splits
 from llmtune.data.labels import label_splits
 from llmtune.data.report import data_report, summary
-from llmtune.data.token_rows import Limits
+from llmtune.data.tokens.encode import encode_splits
+from llmtune.data.tokens.token_rows import Limits
 
 LENGTHS = [3, 9, 4, 20, 5]
 """words of each row; one token more each"""
@@ -123,7 +123,7 @@ def test_edited_file_is_read_again(write, read):
 
 
 def test_huge_text_is_cut_before_the_tokenizer_sees_it(write, read, monkeypatch):
-    monkeypatch.setattr("llmtune.data.token_rows.HUGE_CHARS", 500)
+    monkeypatch.setattr("llmtune.data.tokens.token_rows.HUGE_CHARS", 500)
     seen = []
 
     def encode(columns, most):
@@ -144,7 +144,7 @@ def test_huge_text_is_cut_before_the_tokenizer_sees_it(write, read, monkeypatch)
 
 
 def test_batches_are_bounded_by_characters(write, read, encoder, monkeypatch):
-    monkeypatch.setattr("llmtune.data.token_rows.BATCH_CHARS", 100)
+    monkeypatch.setattr("llmtune.data.tokens.token_rows.BATCH_CHARS", 100)
     raw = read(train=write("a.csv", "text,label\n" + "".join(f"text {i} {'x' * 43},{i % 2}\n" for i in range(10))))
     assert encoded(raw, encoder, max_tokens=64).splits["train"]["line"] == list(range(2, 12))
     assert encoder.calls == 5

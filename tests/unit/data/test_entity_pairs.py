@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from llmtune.data.entity_pairs import check_pair, joined_tokens, marked_text, unmarked
-from llmtune.data.values import BadValue
+from llmtune.data.forms.entity_pairs import check_pair, joined_tokens, marked_text, unmarked
+from llmtune.data.forms.values import BadValue
 
 TEXT = "The child sat in the cradle."
 MARKED = "The <e1>child</e1> sat in the <e2>cradle</e2>."

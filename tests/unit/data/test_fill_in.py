@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
-from llmtune.data.fill_in import gap_ids, is_suffix_first, with_gap, with_gaps
-from llmtune.data.programs import FILL, assembled
+from llmtune.data.forms.programs import FILL, assembled
+from llmtune.data.text.fill_in import gap_ids, is_suffix_first, with_gap, with_gaps
 
 PROGRAMS = [f"def add_{n}(x):\n    return x + {n}\n" for n in range(200)]
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from llmtune.config.settings import TokenizerSettings
-from llmtune.data.masking import Masker, bytes_of_tokens
+from llmtune.data.text.masking import Masker, bytes_of_tokens
 from llmtune.model.tokenizers import train_tokenizer
 
 TEXTS = [

@@ -16,8 +16,8 @@ PROGRAM = """
     import datasets, yaml
     from llmtune.config.settings import ColumnSettings, DataSettings
     from llmtune.data.roles import LABEL, TEXT
-    from llmtune.data.encode import encode_splits
-    from llmtune.data.token_rows import Limits
+    from llmtune.data.tokens.encode import encode_splits
+    from llmtune.data.tokens.token_rows import Limits
     from llmtune.data.rows import read_splits
 
     def mib():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtune.data.order import Order, evaluation_batches, split_step
+from llmtune.data.batches.order import Order, evaluation_batches, split_step
 
 
 def lengths(num_rows: int, seed: int = 0) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtune.data.order import split_step
-from llmtune.data.packing import lay_out, worth_packing
+from llmtune.data.batches.order import split_step
+from llmtune.data.batches.packing import lay_out, worth_packing
 
 
 def lengths_like(kind: str, count: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmtune.data.preference_rows import ALL, check_preference, preference_of
-from llmtune.data.values import BadValue
+from llmtune.data.forms.preference_rows import ALL, check_preference, preference_of
+from llmtune.data.forms.values import BadValue
 
 KINDS = {role.name: role for role in ALL}
 ASKED = {"role": "user", "content": "Where is the key?"}

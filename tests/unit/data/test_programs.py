@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmtune.data import programs
-from llmtune.data.programs import FILL, assembled, check_tests, cut_at, extracted, fault_of, is_begun
-from llmtune.data.values import BadValue
+from llmtune.data.forms import programs
+from llmtune.data.forms.programs import FILL, assembled, check_tests, cut_at, extracted, fault_of, is_begun
+from llmtune.data.forms.values import BadValue
 
 ASKED = 'def add(a, b):\n    """The sum of both."""\n'
 WHOLE = "def add(a, b):\n    return a + b\n"

@@ -86,7 +86,7 @@ def test_json_lines_and_arrays_agree(read_text):
 
 
 def test_json_array_larger_than_a_chunk_is_streamed(read_text, monkeypatch):
-    monkeypatch.setattr("llmtune.data.tables.CHUNK_CHARS", 7)
+    monkeypatch.setattr("llmtune.data.files.tables.CHUNK_CHARS", 7)
     objects = [{"text": f"row {i} " + "]}," * 5, "label": i % 2} for i in range(50)]
     rows, _ = read_text("a.json", json.dumps(objects, indent=0))
     assert [row["text"] for row in rows] == [one["text"] for one in objects]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmtune.core.errors import DataError
-from llmtune.data.entity_pairs import with_marks
-from llmtune.data.semeval import looks_like, read_table
-from llmtune.data.sources import Source
+from llmtune.data.files.semeval import looks_like, read_table
+from llmtune.data.files.sources import Source
+from llmtune.data.forms.entity_pairs import with_marks
 from tests.tiny import config_of
 
 GOOD = (

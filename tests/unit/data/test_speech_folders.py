@@ -111,7 +111,7 @@ def test_recordings_alone_can_not_be_learnt_from(folder: Path, read: Any) -> Non
 
 
 def test_a_folder_of_classes_is_still_one(folder: Path, read: Any) -> None:
-    from llmtune.data.sources import find_sources
+    from llmtune.data.files.sources import find_sources
 
     for name in ("good", "bad"):
         (folder / "texts" / name).mkdir(parents=True)

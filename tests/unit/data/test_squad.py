@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from llmtune.core.errors import DataError
-from llmtune.data.answer_places import read_answers
+from llmtune.data.files.squad import looks_like
+from llmtune.data.forms.answer_places import read_answers
+from llmtune.data.forms.values import BadValue
 from llmtune.data.roles import ANSWERS, CONTEXT, QUESTION
-from llmtune.data.squad import looks_like
-from llmtune.data.values import BadValue
 from llmtune.inference.rows_in import Wanted, open_input
 
 ROLES = (QUESTION, CONTEXT, ANSWERS)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from llmtune.data.tag_schemes import (
+from llmtune.data.tagging.schemes import (
     SCHEMES,
     fault_in,
     first_overlap,

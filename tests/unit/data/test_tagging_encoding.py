@@ -12,12 +12,13 @@ import pytest
 from transformers import AutoConfig
 
 from llmtune.config.settings import TokenizerSettings
-from llmtune.data import tagging_encoding, tagging_windows
-from llmtune.data.tag_schemes import SCHEMES, write_tags
-from llmtune.data.tagging_encoding import FIRST, NO_FIRST, READ, Overlap, TaggingEncoder
-from llmtune.data.tagging_learnt import Learnt
-from llmtune.data.tagging_rows import Reading
-from llmtune.data.tagging_windows import cut_windows, owners
+from llmtune.data.tagging import encoding as tagging_encoding
+from llmtune.data.tagging import windows as tagging_windows
+from llmtune.data.tagging.encoding import FIRST, NO_FIRST, READ, Overlap, TaggingEncoder
+from llmtune.data.tagging.learnt import Learnt
+from llmtune.data.tagging.rows import Reading
+from llmtune.data.tagging.schemes import SCHEMES, write_tags
+from llmtune.data.tagging.windows import cut_windows, owners
 from llmtune.model.tokenizers import train_tokenizer
 from llmtune.task.tagging_losses import span_targets, span_width
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmtune.core.errors import ConfigError, DataError
-from llmtune.data.tagging_rows import BadRow, Reading, gold_of, words_of
-from llmtune.data.tagging_words import find_joiners, join_words, split_words
+from llmtune.data.tagging.rows import BadRow, Reading, gold_of, words_of
+from llmtune.data.tagging.words import find_joiners, join_words, split_words
 from llmtune.task.tagging import ROLES, Tagging
 
 TEXT = "Anna Grau met Bo in Bad Tölz."

@@ -11,8 +11,8 @@ import os
 import pytest
 
 from llmtune.core.errors import LlmtuneError, UserError
+from llmtune.data.files.tables import Spelled
 from llmtune.data.labels import LabelTable
-from llmtune.data.tables import Spelled
 from llmtune.inference.rows_out import CsvOut, JsonOut, cell, format_for, output, unused
 from llmtune.task.classification import Classification, ClassificationTask
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCTC, AutoTokenizer
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, ModelError
 from llmtune.core.types import Batch
-from llmtune.data.answer_rows import sequence_row
+from llmtune.data.tokens.answer_rows import sequence_row
 from llmtune.model.hearing import CTC_KINDS, Hearing
 from llmtune.model.speech_model import SpeechModel
 from llmtune.model.speech_tokenizers import character_tokenizer, fast_form, speech_tokenizer

@@ -9,7 +9,7 @@ import pytest
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError
-from llmtune.data.masking import bytes_of_tokens
+from llmtune.data.text.masking import bytes_of_tokens
 from llmtune.model.tokenizers import train_tokenizer
 
 CODE = """

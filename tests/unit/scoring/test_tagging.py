@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from llmtune.data.tag_schemes import SCHEMES, read_entities, tag_names
+from llmtune.data.tagging.schemes import SCHEMES, read_entities, tag_names
 from llmtune.scoring.tagging import INVENTED, METRICS, MISSED, OTHER_ENDS, EntityCounts, TagCounts
 
 

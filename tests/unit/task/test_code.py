@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmtune.config.locate import conf_dir
 from llmtune.core.errors import ConfigError, DataError, Fault, ModelError
-from llmtune.data.programs import FILL, assembled
+from llmtune.data.forms.programs import FILL, assembled
 from llmtune.data.rows import RawSplits
 from llmtune.scoring.predictions import Outcomes, Predictions
 from llmtune.scoring.sandbox import Sandbox

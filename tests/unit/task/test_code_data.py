@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmtune.core.errors import ConfigError
-from llmtune.data.programs import assembled, fault_of
-from llmtune.data.programs import tests_of as source_of
+from llmtune.data.forms.programs import assembled, fault_of
+from llmtune.data.forms.programs import tests_of as source_of
 from llmtune.data.rows import read_splits
 from llmtune.scoring.sandbox import Program, Sandbox, Verdict
 from llmtune.task.code import CodeTask

@@ -11,8 +11,8 @@ import pytest
 from transformers import GPT2Config
 
 from llmtune.config.settings import TokenizerSettings
-from llmtune.data.chat_template import SHIPPED, ChatTemplate, new_tokens, template_text
-from llmtune.data.conversation import PROMPT, RESPONSE, conversation_of
+from llmtune.data.forms.conversation import PROMPT, RESPONSE, conversation_of
+from llmtune.data.tokens.chat_template import SHIPPED, ChatTemplate, new_tokens, template_text
 from llmtune.model.tokenizers import train_tokenizer
 from llmtune.scoring.maths import final_number
 from llmtune.scoring.tool_calls import read_calls, same_calls

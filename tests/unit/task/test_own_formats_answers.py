@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llmtune.data.answer_places import read_answers
+from llmtune.data.forms.answer_places import read_answers
 from tests.tiny import TINY, prepared_of
 
 ROWS = 40

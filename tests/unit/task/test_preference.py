@@ -13,7 +13,7 @@ import torch
 
 from llmtune import cli
 from llmtune.core.errors import ConfigError, DataError, ModelError, Stopped
-from llmtune.data.feed import table_of
+from llmtune.data.batches.feed import table_of
 from llmtune.inference.predictor import Predictor
 from llmtune.inference.run_folder import find_model, settings_of
 from llmtune.run.checkpoint import CheckpointStore

@@ -15,7 +15,7 @@ import torch
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, DataError, ModelError
-from llmtune.data.answer_places import Place
+from llmtune.data.forms.answer_places import Place
 from llmtune.data.report import summary
 from llmtune.data.rows import RawSplits
 from llmtune.task.answer_results import decoded

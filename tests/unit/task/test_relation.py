@@ -11,7 +11,7 @@ import torch
 
 from llmtune import cli
 from llmtune.core.errors import UserError
-from llmtune.data.entity_pairs import MARKS
+from llmtune.data.forms.entity_pairs import MARKS
 from tests.tiny import TINY, prepared_of, trainer_of
 
 WORDS = (*(word for word in TINY if not word.startswith("task=")), "task=relation", "train.batch_rows=12",

@@ -13,8 +13,8 @@ from transformers.models.m2m_100.modeling_m2m_100 import shift_tokens_right
 
 from llmtune.config.settings import TokenizerSettings
 from llmtune.core.errors import ConfigError, DataError, ModelError
-from llmtune.data.feed import TokenTable
-from llmtune.data.token_rows import Limits, TokenRows
+from llmtune.data.batches.feed import TokenTable
+from llmtune.data.tokens.token_rows import Limits, TokenRows
 from llmtune.inference.predictor import _arrow
 from llmtune.model.tokenizers import train_tokenizer
 from llmtune.model.word_model import WordModel

@@ -12,7 +12,7 @@ import torch
 
 from llmtune import cli
 from llmtune.core.errors import ConfigError, DataError, ModelError
-from llmtune.data.feed import table_of
+from llmtune.data.batches.feed import table_of
 from llmtune.inference.predictor import Predictor, _arrow
 from llmtune.inference.run_folder import find_model, settings_of
 from llmtune.task.speech_start import start_of

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from llmtune.core.types import Batch
-from llmtune.data.tagging_encoding import FIRST, NO_FIRST, NOT_SCORED, READ
-from llmtune.data.tagging_windows import owners
+from llmtune.data.tagging.encoding import FIRST, NO_FIRST, NOT_SCORED, READ
+from llmtune.data.tagging.windows import owners
 from llmtune.model import crf
 from llmtune.model.span_head import along_band
 from llmtune.task import tagging_losses as losses

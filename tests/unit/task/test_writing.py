@@ -13,8 +13,8 @@ from transformers import AutoConfig
 
 from llmtune.config.settings import HardwareSettings
 from llmtune.core.types import Batch
-from llmtune.data.answer_rows import columns_of, decoder_row, sequence_row
-from llmtune.data.feed import EvaluationFeed, TokenTable
+from llmtune.data.batches.feed import EvaluationFeed, TokenTable
+from llmtune.data.tokens.answer_rows import columns_of, decoder_row, sequence_row
 from llmtune.hardware.machine import Machine
 from llmtune.model.generation import _until_stop
 from llmtune.model.word_model import WordModel

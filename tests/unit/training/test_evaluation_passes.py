@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from llmtune.core.types import Batch
-from llmtune.data.feed import EvaluationFeed, TokenTable, TrainFeed
-from llmtune.data.order import Order
+from llmtune.data.batches.feed import EvaluationFeed, TokenTable, TrainFeed
+from llmtune.data.batches.order import Order
 from llmtune.training.evaluation import _in_passes
 
 
