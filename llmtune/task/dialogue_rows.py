@@ -40,8 +40,8 @@ def answered_turn(messages: Sequence[Message], answered: str) -> int:
 
 
 class DialogueEncoder:
-    """`encode(columns, max_tokens)`: rows of a decoder (data.tokens.answer_rows); where a dialogue has no answer yet all
-    rows are what is asked alone.
+    """`encode(columns, max_tokens)`: rows of a decoder (data.tokens.answer_rows); where a dialogue has no answer yet,
+    all rows are what is asked alone.
 
     A dialogue that is too long loses its oldest turns but the system's, never the exchange of the turn that the model
     is to write; then what follows that turn, then the end of what the user says before it.

@@ -29,8 +29,8 @@ them end to end; `target`, where that hangs on tokens (beside `wanted`: a token 
 row, where what it costs is not how many tokens it has; and further numbers, which come back as `Batch.facts`.
 
 What `on_overlength=split` makes of a long row is for the encoder to know: it has `makes_windows = True` where such a
-row becomes several sequences, or a method `windows` where it becomes several rows (data.text.plain_text). An encoder
-that has a method `told` says by it what the user should know of the rows since it was last asked; by `example`, how one of
+row becomes several sequences, or a method `windows` where it becomes several rows (data.text.plain_text). One that
+has a method `told` says by it what the user should know of the rows since it was last asked; by `example`, how one of
 them looks. Rows of which it can make no tokens it tells by data.tokens.answer_rows.BadRows.
 
 One that makes answers (`wanted`) has `keeps_answers = True` where it cuts what stands before them and never them: rows
