@@ -32,6 +32,7 @@ OLD = f"{DATA}/wikitext2/valid.txt"
 MIXTURES = {
     "supervised": ["objective=[supervised]"],
     "+ masked_lm": ["objective=[supervised,masked_lm]"],
+    "+ masked_lm, weight 1": ["objective=[supervised,masked_lm]", "objective.masked_lm.weight=1"],
     "+ supervised_contrastive": ["objective=[supervised,supervised_contrastive]"],
     "+ r_drop": ["objective=[supervised,r_drop]"],
     "+ fgm": ["objective=[supervised,fgm]"],
@@ -39,7 +40,6 @@ MIXTURES = {
     "+ l2_sp": ["objective=[supervised,l2_sp]"],
 }
 REST = {
-    "+ masked_lm at a tenth": ["objective=[supervised,masked_lm]", "objective.masked_lm.weight=0.1"],
     "+ pgd": ["objective=[supervised,pgd]"],
     "freelb": ["objective=[freelb]"],
     "+ smart": ["objective=[supervised,smart]"],
