@@ -80,7 +80,8 @@ def test_a_backbone_that_stays_as_it_is_is_refused() -> None:
     prospect = parts_of(network, task_of())
     settings.check(prospect)
     prospect.config.freeze_policy = SimpleNamespace(
-        name="pattern", build=lambda parts: SimpleNamespace(trainable=lambda layers, step: {"classifier.weight"})
+        name="pattern",
+        build=lambda parts: SimpleNamespace(changes=False, trainable=lambda layers, step: {"classifier.weight"}),
     )
     with pytest.raises(ConfigError, match=r"freeze_policy=pattern, adapter=none.*type freeze_policy=none adapter=none"):
         settings.check(prospect)
