@@ -94,6 +94,10 @@ def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: s
             break
     quotes = ['"', None] if quote == "auto" else [None if quote == "none" else _one_character("data.quote", quote)]
     given = None if delimiter == "auto" else _one_character("data.delimiter", WORDS.get(delimiter, delimiter))
+    if format == "csv" and given in (None, ",") and quotes[0]:
+        alone = Dialect(",", quotes[0])
+        if _one_quoted_column(alone, read, sample):
+            return alone
     best, best_share = Dialect(None, None), 0.0
     for character in [given] if given else PREFERRED[format]:
         for mark in quotes:
@@ -106,6 +110,12 @@ def find_dialect(read: Callable[[], Iterator[str]], *, format: str, delimiter: s
     if best.delimiter is None or (best_share < EVEN_ENOUGH[format] and not given):
         return Dialect(None, None)
     return _settle_quotes(best, read, sample) if quote == "auto" else best
+
+
+def _one_quoted_column(dialect: Dialect, read: Callable[[], Iterator[str]], sample: list[str]) -> bool:
+    """Is it a file of one column, in which texts that hold the delimiter stand in quotes?"""
+    opened = any(line.startswith(str(dialect.quote)) for line in sample)
+    return opened and _even_share(dialect, sample) == 1 and _uneven_lines(dialect, read) == 0
 
 
 def _one_character(where: str, text: str) -> str:

@@ -266,3 +266,23 @@ def test_wide_texts_pass_the_limit_of_the_csv_module(read_text):
 def test_label_role_can_be_left_out(write, read):
     raw = read(roles=(TEXT, LABEL), train=write("a.csv", "text,label,more\nx,a,1\ny,b,2\n"))
     assert raw.splits["train"].column_names == ["text", "label", "file", "line"]
+
+
+@pytest.mark.parametrize(("lines", "texts"), [
+    (["text", '"hello, world"', '"a fine, long film"', "it was bad"],
+     ["hello, world", "a fine, long film", "it was bad"]),
+    (['text', '"He said ""good"", and left."', '"A bad, bad film"'], ['He said "good", and left.', "A bad, bad film"]),
+    (['"text"', '"one', 'two"', '"three"'], ["one\ntwo", "three"]),
+    (["text", '"Nice", he said', "bad"], None),  # quotes that enclose no field
+    (["text", "no quotes at all", "two"], None),
+    (["a;b", '"x, y";1', '"z";2'], None),
+])  # fmt: skip
+def test_a_column_alone_may_stand_in_quotes(lines, texts):
+    from llmtune.data.files.dialect import find_dialect
+
+    written = [f"{line}\n" for line in lines]
+    dialect = find_dialect(lambda: iter(written), format="csv", delimiter="auto", quote="auto", shown="a.csv")
+    if texts is None:
+        assert dialect.delimiter != "," or dialect.width > 1 or dialect.quote is None
+        return
+    assert [fields for _, fields, _ in dialect.rows(written)][1:] == [[text] for text in texts]
