@@ -17,7 +17,7 @@ from llmtune.config.fit import Misfit, expected, fit, members
 from llmtune.config.origin import Origin
 from llmtune.config.settings import Config
 from llmtune.config.shelf import Part, find_part, source_file
-from llmtune.config.shipped import good_value
+from llmtune.config.shipped import good_value, options_with
 from llmtune.config.tree import leaves
 from llmtune.config.typed import to_text
 from llmtune.core.errors import ConfigError, Fault, nearest
@@ -94,7 +94,7 @@ class Check:
         """The settings of a part: made if importing its module is quick, else Waiting."""
         word = "kind" if isinstance(node, dict) and "kind" in node else "name"
         if not isinstance(node, dict) or word not in node:
-            self._misfit(path, node, "must be a section that names its part", f"type {path.split('.')[0]}=NAME")
+            self._unnamed(path, node)
             return None
         key = f"{path}.{word}"
         try:
@@ -229,10 +229,15 @@ class Check:
             if name in known:
                 continue
             for key, _ in leaves(node[name], f"{path}.{name}" if path else str(name)):
-                meant = self._meant(key, list(known), path)
-                here = "" if meant else f"keys here: {', '.join(known)}"
-                hint = f"did you mean '{meant}'?" if meant else ""
-                self.faults.append(Fault(key, f"unknown key{self.origin.note(key)}", here, hint))
+                owners = options_with(path, str(name)) if path and "." not in path else []
+                if owners:
+                    given, here = f"no setting of {path}={node.get('name')}", f"keys here: {', '.join(known)}"
+                    hint = f"of {path}={', '.join(owners)}"
+                else:
+                    meant = self._meant(key, list(known), path)
+                    given, here = "unknown key", "" if meant else f"keys here: {', '.join(known)}"
+                    hint = f"did you mean '{meant}'?" if meant else ""
+                self.faults.append(Fault(key, f"{given}{self.origin.note(key)}", here, hint))
 
     def _meant(self, key: str, known: list[str], path: str) -> str | None:
         """The key most likely meant: one elsewhere that is called so, one here with a like name, or one elsewhere."""
@@ -254,6 +259,16 @@ class Check:
             return f"{path}.{near}" if path else near
         far = nearest(name, [tail for tail in tails if len(tail) > 2]) if len(name) > 1 else None
         return tails[far] if far else None
+
+    def _unnamed(self, path: str, node: Any) -> None:
+        """Note that a section has settings of a part, but none is chosen there."""
+        group, _, name = path.partition(".")
+        if not name or not isinstance(node, dict):
+            self._misfit(path, node, "must be a section that names its part", f"type {group}=NAME")
+            return
+        chosen = [other for other, part in self.tree[group].items() if isinstance(part, dict) and "name" in part]
+        given = f"{', '.join(map(str, node))} given{self.origin.note(path)}, but {name} is not chosen"
+        self.faults.append(Fault(path, given, "", f"type {group}=[{','.join([*chosen, name])}]"))
 
     def _missing(self, key: str) -> Any:
         """Note that a section lacks a key; the shipped value, to go on with."""

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from llmtune.config.locate import PRIMARY, conf_dir, config_file, option_files
+from llmtune.config.yaml_keys import read_keys
 
 
 @functools.cache
@@ -42,3 +43,8 @@ def _select(node: Any, names: list[str]) -> list[Any]:
             return []
         node = node[name]
     return [node]
+
+
+def options_with(group: str, key: str) -> list[str]:
+    """Shipped options of a group that have a setting of this name."""
+    return [name for name, path in option_files(group, [conf_dir()]).items() if key in read_keys(path)]
