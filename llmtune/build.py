@@ -67,6 +67,7 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
     freezing.thaw(prepared.num_steps)
     trial = try_worst(composite, optimizer, feed, validation, machine, adjust=feed.micro_rows is None, balance=balance)
     freezing.apply(0)
+    freezing.unreached = frozenset(trial.without_gradient)
     if getattr(prepared.task, "looks_before", False):
         look_before(
             prepared.task, composite.model, prepared.splits, prepared.tokenizer, machine,

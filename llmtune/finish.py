@@ -159,6 +159,8 @@ def _stopped(trainer: Any) -> Stopped:
 @contextlib.contextmanager
 def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], console: Console) -> Iterator[None]:
     """Write model/; prove, while the caller goes on, that it opens elsewhere as what was trained."""
+    from llmtune.model.own_head import OwnHead
+
     how = prepared.config.train.verify_model
     if trainer.should_stop():
         raise _stopped(trainer)
@@ -200,6 +202,11 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
         f"model/ opens in {'a new process' if how == 'process' else 'this process'} with equal logits and labels "
         f"({len(expected['rows'])} rows)"
     )
+    own_head = isinstance(model, OwnHead) and any(
+        not name.startswith(model.base_model_prefix) for name, _ in model.named_parameters()
+    )
+    if own_head:
+        console.say("its head is llmtune's own: transformers opens the backbone alone, `llmtune predict` all of it")
 
 
 def _expected(model: Any, prepared: Prepared, card: dict[str, Any], adapter: Any) -> dict[str, Any]:

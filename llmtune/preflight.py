@@ -143,8 +143,10 @@ def _check_parts(config: Config, prospect: Prospect) -> None:
 
 
 def _places(config: Config) -> list[str]:
-    """Where model and rows come from."""
-    named = [config.model.path, config.data.train, config.data.validation, config.data.test]
+    """Where models and rows come from."""
+    parts = [*config.objective.values(), *config.augmentation.values()]
+    models = [place for part in parts if hasattr(part, "places") for place in part.places()]
+    named = [config.model.path, config.data.train, config.data.validation, config.data.test, *models]
     return [place for item in named for place in (item if isinstance(item, list) else [item]) if place]
 
 

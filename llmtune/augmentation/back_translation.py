@@ -34,6 +34,10 @@ class BackTranslation:
         between("strength", self.strength, 0, 5)
         at_least("max_new_tokens", self.max_new_tokens, 1)
 
+    def places(self) -> list[str]:
+        """Models that it reads besides the run's own."""
+        return [place for place in (self.there, self.back) if place]
+
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError or ModelError: a folder is not given, or holds no encoder-decoder."""
         refuse_pieces(self.name, prospect)

@@ -95,7 +95,7 @@ def plan_prefix(parts: Any, policy: Any, device: str, home: Path) -> PrefixPlan:
     if not frozen:
         return PrefixPlan(True, plan.forced, f"prefix cache: on as soon as the lowest layers are frozen{room}")
     if not any(plan.pays(passes) for _, _, passes in frozen):
-        few = f"fewer than {LEAST_PASSES} passes over the rows"
+        few = f"the bottom is frozen for fewer than {LEAST_PASSES} passes over the rows"
         return PrefixPlan(True, False, f"prefix cache: off: {few} (rows that an earlier run left are used)")
     where = ", ".join(
         f"{depth} of {stack} layers" + (f" from step {step}" if policy.changes else "") for step, depth, _ in frozen

@@ -69,6 +69,10 @@ class Distillation:
         if faults:
             raise ConfigError(*faults)
 
+    def places(self) -> list[str]:
+        """Models that it reads besides the run's own."""
+        return [self.teacher] if self.teacher else []
+
     def fingerprints(self) -> dict[str, str]:
         """A run that is gone on with must find the same teacher."""
         from llmtune.objective.teacher import fingerprint

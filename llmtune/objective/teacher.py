@@ -129,7 +129,8 @@ def find_teacher(given: str, where: str, plugins: Sequence[str]) -> Teacher:
         raise ModelError(Fault(where, f"{given} is no teacher: {error}")) from error
     except Exception as error:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(Fault(where, f"{given} can't be read: {words}", "a model and its tokenizer")) from error
+        what = f"{given} can't be read: {words}" if folder.is_dir() else f"no folder {given} here, and not on the hub"
+        raise ModelError(Fault(where, what, "a run folder, a model with its tokenizer, or a hub id")) from error
     return Teacher(given, place, task, config, tokenizer)
 
 

@@ -91,7 +91,7 @@ class Embedding:
         frozen = prospect.config.freeze_policy.name
         if frozen in HEADS_ALONE and prospect.config.adapter.name == "none":
             faults.append(
-                Fault("freeze_policy", f"{frozen} trains the head alone for a time, and a sentence encoder has none",
+                Fault("freeze_policy", f"{frozen} trains a head alone for a time, and sentence encoders have none",
                       "a policy that leaves layers to train", "type freeze_policy=none")
             )  # fmt: skip
         if prospect.task.views != ("clean",) and not _drops(prospect):

@@ -26,6 +26,8 @@ class Freezing:
     trainable: frozenset[str] | None = field(default=None)
     optimizer: Any = None
     """told of what stops to train, if it has `rest`"""
+    unreached: frozenset[str] = frozenset()
+    """what may train, and no objective has a gradient for (a pooler that nothing reads); not counted as trained"""
     untouched: Untouched = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,13 +97,13 @@ class Freezing:
         return frozenset(layers.places.keys() - beside - still.keys())
 
     def counts(self) -> list[tuple[str, int, int]]:
-        """(place, parameters, trainable ones) from the bottom to the top, for places that have any."""
+        """(place, parameters, those that train) from the bottom to the top, for places that have any."""
         rows = []
         sizes = {name: parameter.numel() for name, parameter in self.network.named_parameters()}
         for place in self.layers.order:
             names = self.layers.at(place)
             if names:
-                trained = names & (self.trainable or frozenset())
+                trained = names & self._trained()
                 rows.append((place, sum(sizes[name] for name in names), sum(sizes[name] for name in trained)))
         return rows
 
@@ -112,7 +114,7 @@ class Freezing:
         first = self.lr_factor_at(0)
         rows: list[dict[str, Any]] = []
         for place, parameters, trainable in self.counts():
-            trained = self.layers.at(place) & (self.trainable or frozenset())
+            trained = self.layers.at(place) & self._trained()
             rates = sorted({peak_lr * first * factors[name] for name in trained if name in factors})
             rows.append({"place": place, "parameters": parameters, "trainable": trainable, "lr": rates})
         return rows
@@ -127,6 +129,9 @@ class Freezing:
             ordered = [place for place in self.layers.order if place in places]
             lines.append({"step": step, "places": ordered, "lr_factor": self.lr_factor_at(step)})
         return lines
+
+    def _trained(self) -> frozenset[str]:
+        return (self.trainable or frozenset()) - self.unreached
 
     def _moving(self) -> frozenset[str]:
         """All that trains, and what an adapter counts beside its weights (AdaLoRA's ranks)."""

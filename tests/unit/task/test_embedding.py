@@ -188,7 +188,7 @@ def test_model_folder_is_the_backbone_with_the_files_of_sentence_transformers(tm
         ("pairs", {}, ["task.matryoshka=[16]"], "but the vectors have 16 numbers"),
         ("texts", {}, ["model.dropout=0"], "texts alone are told apart by dropout"),
         ("pairs", {}, ["objective=[supervised,r_drop]", "model.dropout=0.1"], "r_drop"),
-        ("pairs", {}, ["freeze_policy=head_only"], "head_only trains the head alone for a time"),
+        ("pairs", {}, ["freeze_policy=head_only"], "head_only trains a head alone"),
         ("pairs", {}, ["train.label_smoothing=0.1"], "label_smoothing"),
         ("pairs", {}, ["task.score_range=[5,0]"], "score_range"),
     ],

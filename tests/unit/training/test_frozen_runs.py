@@ -114,3 +114,12 @@ def test_rows_that_reach_nothing_that_trains_are_passed_over(rows: list[str], tm
     trainer.fit()
     moved = {name for name, value in trainer.composite.named_parameters() if not torch.equal(value, before[name])}
     assert moved == trainer.freezing.trainable
+
+
+def test_what_no_objective_reads_is_not_counted_as_trained(rows: list[str], tmp_path: Path) -> None:
+    """Mean pooling passes BERT's pooler by."""
+    trainer = trainer_of(prepared_of(*TINY, *rows, *WORDS, "task.pooling=mean", "train.max_steps=2"), tmp_path / "run")
+    sizes = {name: weight.numel() for name, weight in trainer.composite.named_parameters()}
+    pooler = sum(size for name, size in sizes.items() if "pooler" in name)
+    assert pooler
+    assert sum(trained for _, _, trained in trainer.freezing.counts()) == sum(sizes.values()) - pooler
