@@ -21,7 +21,7 @@ CASES: dict[tuple[str, ...], str] = {
     ("freeze_policy=bias_only",): "off: freeze_policy=bias_only never leaves",
     ("freeze_policy=adapters_only", "adapter=lora"): "off: freeze_policy=adapters_only with adapter=lora never leaves",
     ("freeze_policy=top_layers", "freeze_policy.layers=1", "train.epochs=2"): "on: 1 of 2 layers",
-    ("freeze_policy=head_only", "train.epochs=1"): r"off: the bottom is frozen for fewer than 1.5 passes over the rows \(",
+    ("freeze_policy=head_only", "train.epochs=1"): r"off: the bottom is frozen for fewer than 1.5 passes over the",
     ("freeze_policy=head_only", "train.epochs=1", "train.prefix_cache=on"): "on: 2 of 2 layers",
     (*PROBE, "train.prefix_cache=off"): "off: train.prefix_cache=off",
     (*PROBE, "hardware.compile=true"): "off: hardware.compile=true compiles the whole backbone",
