@@ -117,8 +117,10 @@ def make_trainer(prepared: Prepared, run: RunDir, console: Console, stop: StopRe
 
 def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[LoadedModel, Any, Parts]:
     """The model as loaded, the adapter that was put into it, and the parts with the Composite on its device."""
+    from llmtune.freeze_policy.phases import never_trains
     from llmtune.model.backbone import load_model
     from llmtune.model.composite import Composite
+    from llmtune.model.held import hold
     from llmtune.model.layers import LayerMap, wrap
 
     config, task = prepared.config, prepared.task
@@ -138,9 +140,13 @@ def _network(prepared: Prepared, machine: Machine, console: Console) -> tuple[Lo
     adapter = config.adapter.build(parts)
     network, added = wrap(adapter, loaded.model)
     parts = dataclasses.replace(parts, layers=LayerMap.of(network, prefix, added))
-    composite = Composite(loaded.model, _terms(config, parts) | adapter.terms()).to(machine.device)
+    composite = Composite(loaded.model, _terms(config, parts) | adapter.terms())
     layers = LayerMap.of(composite, f"model.{prefix}", {f"model.{name}" for name in added})
-    return loaded, adapter, dataclasses.replace(parts, network=composite, layers=layers)
+    parts = dataclasses.replace(parts, network=composite, layers=layers)
+    if machine.precision == "bf16" and config.model.path is not None and not hasattr(config.adapter, "quantisation"):
+        hold(composite, never_trains(parts) - layers.adapters, console.say)
+    composite.to(machine.device)
+    return loaded, adapter, parts
 
 
 def _pack(prepared: Prepared, composite: Composite) -> None:

@@ -171,6 +171,8 @@ def _proof(trainer: Any, prepared: Prepared, run: RunDir, card: dict[str, Any], 
     if hasattr(adapter, "unquantised"):
         model = adapter.unquantised(model)
     model = model.to("cpu").eval()
+    if not hasattr(adapter, "unquantised"):
+        model = model.float()  # what was held in bf16
     beside = models_beside(trainer, prepared, card)
     expected = _expected(model, prepared, card, adapter) if how != "off" else {}
     if expected:

@@ -76,6 +76,21 @@ def will_train(where: Any) -> frozenset[str]:
 
     `where`: Parts or Prospect.
     """
+    return ever_trained(_policy(where), where.layers, where.num_steps)
+
+
+def never_trains(where: Any) -> frozenset[str]:
+    """Parameters that surely train at no step of the run: none where a policy changes and does not tell when.
+
+    `where`: Parts or Prospect.
+    """
+    policy, layers = _policy(where), where.layers
+    if policy.changes and not hasattr(policy, "steps_of_change"):
+        return frozenset()
+    return layers.places.keys() - ever_trained(policy, layers, where.num_steps) - layers.own
+
+
+def _policy(where: Any) -> Any:
     # a prospect has no console yet, and what a policy says is said where the run's own is built
     quiet = SimpleNamespace(**{**vars(where), "console": Console(quiet=True)})
-    return ever_trained(where.config.freeze_policy.build(quiet), where.layers, where.num_steps)
+    return where.config.freeze_policy.build(quiet)

@@ -64,13 +64,15 @@ def refuse_mixing(trunk: Any) -> None:
     """ModelError if packed rows of this very model, adapter and all, are not what they are alone."""
     import torch
 
+    from llmtune.model.held import computed_in_fp32
     from llmtune.model.isolation import LENGTHS, MIXED, is_exact
 
     backbone, device = trunk.backbone, trunk.model.device
     ids_BT = torch.arange(len(LENGTHS) * max(LENGTHS), device=device).view(len(LENGTHS), -1) % 50 + 5
     modes = [module for module in backbone.modules() if module.training]
     backbone.eval()
-    exact = is_exact(backbone, trunk.packed.isolation, ids_BT, exact=MIXED)
+    with computed_in_fp32(backbone):
+        exact = is_exact(backbone, trunk.packed.isolation, ids_BT, exact=MIXED)
     for module in modes:
         module.training = True
     if not exact:

@@ -51,15 +51,18 @@ class GeneratedTexts:
 
     @torch.no_grad()
     def write(self) -> None:
+        from llmtune.model.held import computed_in_fp32
+
         modes = {module: module.training for module in self.network.modules()}  # frozen ones draw no dropout
         self.network.eval()
         device = next(self.network.parameters()).device
         draw = torch.Generator(device=device).manual_seed(fold(self.seed, "replay"))
         try:
-            pieces = [
-                self._written(torch.tensor(self.starts[at : at + TOGETHER], device=device), draw)
-                for at in range(0, len(self.starts), TOGETHER)
-            ]
+            with computed_in_fp32(self.network, self.head):
+                pieces = [
+                    self._written(torch.tensor(self.starts[at : at + TOGETHER], device=device), draw)
+                    for at in range(0, len(self.starts), TOGETHER)
+                ]
         finally:
             for module, mode in modes.items():
                 module.training = mode

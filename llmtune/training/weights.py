@@ -9,6 +9,7 @@ from torch import nn
 
 from llmtune.core.errors import ResumeError
 from llmtune.freeze_policy.phases import ever_trained
+from llmtune.model.held import fits
 from llmtune.training.freezing import Freezing
 
 
@@ -35,7 +36,7 @@ def never_trained(freezing: Freezing, num_steps: int) -> frozenset[str]:
 
 @torch.no_grad()
 def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, but: frozenset[str]) -> None:
-    """Copy them into the network, `but` for some.
+    """Copy them into the network, `but` for some; a weight that is held in bf16 becomes fp32 where that would round.
 
     Raises:
         ResumeError: the names are not the network's.
@@ -45,4 +46,6 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, torch.Tensor], *, but
     if strange:
         raise ResumeError(f"resume: the checkpoint's tensors are not this model's: {', '.join(strange[:5])}")
     for name in tensors.keys() - but:
+        if own[name].dtype == torch.bfloat16 and tensors[name].dtype == torch.float32 and not fits(tensors[name]):
+            own[name].data = own[name].data.float()
         own[name].copy_(tensors[name])
