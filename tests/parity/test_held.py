@@ -22,7 +22,7 @@ from llmtune.run.console import Console
 from llmtune.run.rundir import RunDir
 from llmtune.training.trainer import Trainer
 from tests.parity.test_resume_optimizers import files_of, stop_after
-from tests.tiny import prepared_of, trainer_of, write_rows
+from tests.tiny import BESIDE, prepared_of, trainer_of, write_rows
 
 CLOCKS = (
     "hardware.device=cpu", "hardware.threads=1", "hardware.precision=bf16", "train.batch_rows=8", "train.max_steps=4",
@@ -39,10 +39,13 @@ SHAPES = {
     "t5": ("task=translate model=tiny_t5", "Seq2SeqLM"),
 }
 """by family: the words that make one on the spot, and transformers' class that writes it into a folder"""
-WRITES = "data.limit=24 task.generate_rows=2 task.max_new_tokens=4"
+MORE = {"BESIDE": (BESIDE,), "WRITES": ("data.limit=24", "task.generate_rows=2", "task.max_new_tokens=4")}
 RUNS = {
     "LoRA": "bert adapter=lora",
     "DoRA": "bert adapter=dora train.ema=0.9",
+    "AdaLoRA": "bert adapter=adalora adapter.every=1 train.swa=0.5",
+    "IA3": "gpt2 adapter=ia3 freeze_policy=adapters_only",
+    "prefixes": "llama adapter=prefix WRITES",
     "prompts": "bert adapter=prompt",
     "bottleneck": "bert adapter=bottleneck",
     "top layers": "bert freeze_policy=top_layers freeze_policy.layers=1",
@@ -53,14 +56,15 @@ RUNS = {
     "objective.ewc.sample_rows=4",
     "its own teacher": "bert adapter=lora objective=[supervised,self_distillation]",
     "two sets": "bert adapter=lora objective=[supervised,masked_lm]",
+    "another task beside": "bert adapter=lora objective=[supervised,auxiliary] BESIDE",
     "checkpointed": "bert adapter=lora train.gradient_checkpointing=true",
     "Conv1D": "gpt2 adapter=lora",
     "packed": "gpt2 adapter=lora train.packing=true",
     "replay of what it writes": "gpt2 adapter=lora objective=[supervised,replay] objective.replay.rows=generated "
     "objective.replay.generated_rows=6 objective.replay.generated_tokens=6",
-    "a decoder that writes": f"llama adapter=lora freeze_policy=adapters_only {WRITES}",
-    "top layers of a decoder": f"llama freeze_policy=top_layers freeze_policy.layers=1 {WRITES}",
-    "an encoder-decoder": f"t5 adapter=lora {WRITES}",
+    "a decoder that writes": "llama adapter=lora freeze_policy=adapters_only WRITES",
+    "top layers of a decoder": "llama freeze_policy=top_layers freeze_policy.layers=1 WRITES",
+    "an encoder-decoder": "t5 adapter=lora WRITES",
 }
 
 
@@ -98,6 +102,11 @@ def words_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str
                 "train.epochs=2"]  # fmt: skip
 
     return found
+
+
+def asked_for(words: str, words_of: Any) -> list[str]:
+    family, *others = words.split()
+    return [*words_of(family), *CLOCKS, *(one for word in others for one in MORE.get(word, (word,)))]
 
 
 def started(words: list[str], folder: Path) -> tuple[Trainer, Any]:
@@ -138,8 +147,7 @@ def same(first: dict[str, Any], second: dict[str, Any]) -> None:
 def test_held_or_not_every_number_is_the_same(
     words: str, words_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family, *others = words.split()
-    asked = [*words_of(family), *CLOCKS, *others]
+    asked = asked_for(words, words_of)
     trainer, prepared = started(asked, tmp_path / "held")
     names = in_bf16(trainer)
     assert names
@@ -155,13 +163,11 @@ def test_held_or_not_every_number_is_the_same(
     same(with_it, finished(trainer, prepared, tmp_path / "plain"))
 
 
-@pytest.mark.parametrize("words", ["bert adapter=lora", "llama freeze_policy=top_layers freeze_policy.layers=1"])
+@pytest.mark.parametrize("words", ["bert adapter=lora", "llama freeze_policy=top_layers freeze_policy.layers=1 WRITES"])
 def test_stopped_and_resumed_equals_unstopped(
     words: str, words_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family, *others = words.split()
-    asked = [*words_of(family), *CLOCKS, *others]
-    asked += WRITES.split() if family == "llama" else []
+    asked = asked_for(words, words_of)
     started(asked, tmp_path / "unstopped")[0].fit()
     trainer, _ = started(asked, tmp_path / "stopped")
     names = in_bf16(trainer)
