@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-BARE = ("torch.", "builtins", "abc", "typing")
-"""modules whose classes look at nothing of a family's"""
+BARE = ("torch", "builtins", "abc", "typing")
+"""packages whose classes look at nothing of a family's"""
 FEW = 4096
 """numbers of a weight that are looked at first: those of a file in fp32 tell at once"""
 
@@ -90,14 +90,16 @@ def _is_looked_at(network: nn.Module, path: str) -> bool:
     """Does the module around a linear one do more with its weight than call it, as far as its source can be read?"""
     # peft's layer stands in the place of the model's
     around, _, name = path.removesuffix(".base_layer").rpartition(".")
-    source = _source(type(network.get_submodule(around)))
+    kind: Any = type(network.get_submodule(around))
+    source = _source(kind)
     return source is None or re.search(rf"\bself\.{name}\.weight\b", source) is not None
 
 
 @functools.cache
-def _source(kind: type) -> str | None:
+def _source(kind: Any) -> str | None:
     """Of a class and those that it derives from, but for torch's own; None: there is none."""
     try:
-        return "".join(inspect.getsource(each) for each in kind.__mro__ if not each.__module__.startswith(BARE))
+        own = [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in BARE]
+        return "".join(map(inspect.getsource, own))
     except (OSError, TypeError):
         return None
