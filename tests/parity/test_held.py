@@ -42,28 +42,18 @@ SHAPES = {
 MORE = {"BESIDE": (BESIDE,), "WRITES": ("data.limit=24", "task.generate_rows=2", "task.max_new_tokens=4")}
 RUNS = {
     "LoRA": "bert adapter=lora",
-    "DoRA": "bert adapter=dora train.ema=0.9",
     "AdaLoRA": "bert adapter=adalora adapter.every=1 train.swa=0.5",
-    "IA3": "gpt2 adapter=ia3 freeze_policy=adapters_only",
     "prefixes": "llama adapter=prefix WRITES",
-    "prompts": "bert adapter=prompt",
-    "bottleneck": "bert adapter=bottleneck",
-    "top layers": "bert freeze_policy=top_layers freeze_policy.layers=1",
     "top layers from the cache": "bert freeze_policy=top_layers freeze_policy.layers=1 train.prefix_cache=on",
     "a schedule": "bert freeze_policy=gradual freeze_policy.every=3",
-    "the head": "bert freeze_policy=head_only train.watch_forgetting=builtin:tales/validation.txt",
     "near the start": "bert freeze_policy=top_layers freeze_policy.layers=1 objective=[supervised,ewc,l2_sp,mixout] "
     "objective.ewc.sample_rows=4",
     "its own teacher": "bert adapter=lora objective=[supervised,self_distillation]",
-    "two sets": "bert adapter=lora objective=[supervised,masked_lm]",
     "another task beside": "bert adapter=lora objective=[supervised,auxiliary] BESIDE",
-    "checkpointed": "bert adapter=lora train.gradient_checkpointing=true",
-    "Conv1D": "gpt2 adapter=lora",
     "packed": "gpt2 adapter=lora train.packing=true",
     "replay of what it writes": "gpt2 adapter=lora objective=[supervised,replay] objective.replay.rows=generated "
     "objective.replay.generated_rows=6 objective.replay.generated_tokens=6",
     "a decoder that writes": "llama adapter=lora freeze_policy=adapters_only WRITES",
-    "top layers of a decoder": "llama freeze_policy=top_layers freeze_policy.layers=1 WRITES",
     "an encoder-decoder": "t5 adapter=lora WRITES",
 }
 
