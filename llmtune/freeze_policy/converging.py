@@ -37,9 +37,17 @@ class Converging:
         return _Settling(self, parts, every=period_steps(self.every, parts.steps_per_epoch) or 1, start=start)
 
     def check(self, prospect: Any) -> None:
-        """Raises ConfigError if the layers are not known, or all of them are kept."""
+        """Raises ConfigError if the layers are not known or all kept, or if gradients are not left as they are."""
         refuse_unsure_layers(prospect, self.name)
-        num_layers = prospect.layers.num_layers
+        num_layers, train = prospect.layers.num_layers, prospect.config.train
+        changed = {"train.clip_value": train.clip_value, "train.grad_noise": train.grad_noise}
+        faults = [
+            Fault(key, f"{value}, while freeze_policy=converging measures how gradients change", "",
+                  f"type {key}={'null' if key == 'train.clip_value' else 0}, or another freeze_policy")
+            for key, value in changed.items() if value
+        ]  # fmt: skip
+        if faults:
+            raise ConfigError(*faults)
         if self.keep > num_layers:
             raise ConfigError(
                 Fault("freeze_policy.keep", f"{self.keep}, but the model has {num_layers} layers", f"1 to {num_layers}")

@@ -66,7 +66,9 @@ def where(layers: LayerMap, *, adapter: str = "none", **more: Any) -> Any:
     """What a Prospect and Parts tell a freeze policy."""
     known = {
         "layers": layers, "num_steps": 100, "steps_per_epoch": 10, "model_config": SimpleNamespace(model_type="any"),
-        "config": SimpleNamespace(adapter=SimpleNamespace(name=adapter)),
+        "config": SimpleNamespace(
+            adapter=SimpleNamespace(name=adapter), train=SimpleNamespace(clip_value=None, grad_noise=0.0)
+        ),
     }  # fmt: skip
     return SimpleNamespace(**{**known, **more})
 
@@ -311,3 +313,10 @@ def test_a_policy_that_contradicts_the_adapter_is_refused(
     layers = with_lora(network("bert"), **more)
     with pytest.raises(ConfigError, match=message):
         policy(option, **changed).check(where(layers, adapter="lora"))
+
+
+def test_gradients_that_are_changed_can_not_be_measured() -> None:
+    prospect = where(layers_of(network("bert")))
+    prospect.config.train = SimpleNamespace(clip_value=0.1, grad_noise=0.3)
+    with pytest.raises(ConfigError, match=r"(?s)train\.clip_value: 0\.1.*train\.grad_noise: 0\.3"):
+        policy("converging").check(prospect)
