@@ -195,5 +195,5 @@ def test_the_automatic_learning_rate_is_the_adapters(rows: list[str], models: di
     plain, adapted, given = (
         prepared_of(*words, *more).peak_lr for more in ([], ["adapter=lora"], ["adapter=lora", "optimizer.lr=0.5"])
     )
-    assert adapted == pytest.approx(20 * plain)
+    assert adapted == pytest.approx(10 * plain)
     assert given == 0.5
