@@ -20,7 +20,7 @@ from llmtune.model.modes import draws_dropout
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import ANCHOR, in_batch
 from llmtune.objective.language import own_rows, refuse_idle_tokens
-from llmtune.objective.row_comparison import Representation, refuse_idle_representation
+from llmtune.objective.row_comparison import Representation, refuse_representation
 from llmtune.objective.row_views import SIDE, TEXT, CroppedViews, DropoutViews, PairViews
 
 
@@ -59,7 +59,7 @@ class Contrastive:
         """Raises ConfigError where there are no two sights of a row: no pairs, no such classes, no dropout."""
         refuse_idle_tokens(self.name, self.rows, self.batch_tokens)
         where = "objective.contrastive.views"
-        refuse_idle_representation(self.name, self.projection, prospect)
+        refuse_representation(self.name, self.projection, prospect)
         trained, backbone = will_train(prospect), prospect.network.base_model
         if self.views == "dropout" and not draws_dropout(prospect.network, prospect.layers, trained, within=backbone):
             raise ConfigError(

@@ -16,7 +16,7 @@ from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import similarities
-from llmtune.objective.row_comparison import Representation, refuse_idle_representation
+from llmtune.objective.row_comparison import Representation, refuse_representation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class CosinePairs:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where rows have not one class each, or nothing that is compared trains."""
-        refuse_idle_representation(self.name, None, prospect)
+        refuse_representation(self.name, None, prospect)
         problem = getattr(prospect.task, "problem_type", None)
         if problem != "single_label":
             raise ConfigError(

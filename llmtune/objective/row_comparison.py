@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llmtune.core.errors import ConfigError, Fault
+from llmtune.core.errors import ConfigError, Fault, ModelError
 from llmtune.core.parts import Prospect
 from llmtune.core.protocols import Views
 from llmtune.core.seeds import fold
@@ -24,8 +24,14 @@ SECOND = "second"
 """the clean view once more: another name, so another dropout"""
 
 
-def refuse_idle_representation(objective: str, projection: int | None, prospect: Prospect) -> None:
-    """ConfigError where nothing that the vectors come from ever trains."""
+def refuse_representation(objective: str, projection: int | None, prospect: Prospect) -> None:
+    """ConfigError where nothing that the vectors come from ever trains, ModelError where rows have two sides."""
+    if prospect.network.config.is_encoder_decoder:
+        family = prospect.network.config.model_type
+        raise ModelError(
+            Fault(f"objective.{objective}", f"reads a text's states out of one stack, {family} has two",
+                  "an encoder or a decoder", "type model=minilm, or leave it out")
+        )  # fmt: skip
     trained = will_train(prospect)
     if projection is None and all(prospect.layers.places[name] == HEAD for name in trained):
         raise ConfigError(

@@ -16,7 +16,7 @@ from llmtune.core.schedules import weight_schedule
 from llmtune.core.types import Batch, Loss
 from llmtune.model.pooling import POOLINGS
 from llmtune.model.similarity import likes_cross_entropy, similarities
-from llmtune.objective.row_comparison import SECOND, Representation, add_second_view, refuse_idle_representation
+from llmtune.objective.row_comparison import SECOND, Representation, add_second_view, refuse_representation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class SupervisedContrastive:
 
     def check(self, prospect: Prospect) -> None:
         """Raises ConfigError where rows have no classes to be alike by, or nothing that is compared trains."""
-        refuse_idle_representation(self.name, self.projection, prospect)
+        refuse_representation(self.name, self.projection, prospect)
         problem = getattr(prospect.task, "problem_type", None)
         if problem not in ("single_label", "multi_label"):
             raise ConfigError(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmtune.core.errors import ConfigError
+from llmtune.core.errors import ConfigError, ModelError
 from llmtune.freeze_policy.head_only import HeadOnly
 from llmtune.model.trunk import Trunk
 from tests.tiny import TINY, prepared_of, write_rows
@@ -94,3 +94,10 @@ def test_dropout_of_what_is_frozen_is_never_drawn() -> None:
 def test_what_would_learn_nothing_is_refused(words: list[str], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         prepared_of(*TINY, *write_rows(tmp_path), *words)
+
+
+@pytest.mark.parametrize("option", ["contrastive", "supervised_contrastive", "cosine_pairs"])
+def test_rows_of_two_sides_have_no_vector(option: str, tmp_path: Path) -> None:
+    words = [word for word in TINY if "architecture" not in word]
+    with pytest.raises(ModelError, match="t5 has two"):
+        prepared_of(*words, *write_rows(tmp_path), "model=tiny_t5", f"objective=[supervised,{option}]")
