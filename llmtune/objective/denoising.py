@@ -50,6 +50,10 @@ class Denoising:
             given = f"the tokenizer of {model} has no <extra_id_0>"
             allowed = "a model of T5's kind: such tokens stand for what was taken out"
             raise ModelError(Fault(where, given, allowed, "type model=tiny_t5"))
+        network = prospect.network
+        if network.base_model is network and not network.can_generate():
+            given = f"needs a backbone apart from the task's head, {type(network).__name__} has none"
+            raise ModelError(Fault(where, given, "another task, or another model", "leave it out"))
 
     def build(self, parts: Parts) -> DenoisingLoss:
         head = head_of(self.name, parts)

@@ -263,3 +263,10 @@ def test_a_head_from_nothing_is_told_of(
     words = ("model=pretrained", f"model.path={tmp_path / 'bert'}", "objective=[supervised,masked_lm]")
     trainer_of(prepared_of("task=sentiment", *rows, *words), tmp_path / "run")
     assert any("holds no language-model head; it starts at random (task=masked_lm" in line for line in said)
+
+
+def test_denoising_needs_a_backbone_of_its_own() -> None:
+    """T5ForQuestionAnswering is its own backbone."""
+    words = ("task=qa", "data.limit=40", "model=tiny_t5", "objective=[supervised,denoising]", "hardware.device=cpu")
+    with pytest.raises(ModelError, match="T5ForQuestionAnswering has none"):
+        prepared_of(*words)
