@@ -53,6 +53,6 @@ class SGD:
         from torch.optim import SGD as TorchSGD
 
         groups = groups_of(self, parts)
-        return TorchSGD(
-            groups, lr=parts.peak_lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused_kernels(groups)
-        )
+        # torch's fused step takes momentum of all parameters or of none: not of some that began to train later
+        fused = None if self.momentum else fused_kernels(groups)
+        return TorchSGD(groups, lr=parts.peak_lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
